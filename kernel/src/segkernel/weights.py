@@ -2,7 +2,7 @@
 
 _, report = load_into(model, "swin_tiny.pth", "finetune")
 print(report)
-load_pretrained(ResNet(50, pretrained="resnet50.pth"))      # what `build` and functions like `resnet50` do
+load_pretrained(TheirBackbone(pretrained="weights.pth"))    # as `build` and segplug-heads' segmentors do
 
 Third-party weights are converted to the model's names by plugins' `WeightFormat`; when fine-tuning, tensors of another
 size are fitted by `segkernel.nn.fit_shapes`.
@@ -79,8 +79,8 @@ class LoadReport:
 def load_pretrained(model: M) -> M:
     """Load the weights that ``model`` and its parts name in their attribute ``pretrained``; return the model.
 
-    Constructors only keep the name, so that a model whose weights come from a checkpoint needs no other file. A
-    segmentor's weights go into its backbone. Each file is loaded once: the attribute is None afterwards.
+    Constructors may only keep the name; those of segplug-backbones call this. A segmentor's weights go into its
+    backbone, if it has one. Each file is loaded once: the attribute is None afterwards.
 
     Raises:
         CheckpointError: As `load_into`, for example when there is no such file.
@@ -88,7 +88,7 @@ def load_pretrained(model: M) -> M:
     for name, part in model.named_modules():
         if isinstance(start := getattr(part, "pretrained", None), str | Path):
             format, _, source = str(start).rpartition("::")
-            target: Any = part.backbone if isinstance(part, Segmentor) else part
+            target: Any = getattr(part, "backbone", part) if isinstance(part, Segmentor) else part
             _, report = load_into(target, source, "finetune", format=format or None)
             part.pretrained = None
             log.info("%s from %s\n%s", name or "backbone", start, report)

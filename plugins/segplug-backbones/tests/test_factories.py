@@ -1,4 +1,4 @@
-"""Functions that return a variant show their arguments and load the weights that ``pretrained`` names."""
+"""Classes and functions load the weights that ``pretrained`` names; functions show their arguments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 import segplug_backbones
 from segkernel import SegKernelError
 from segkernel.errors import CheckpointError, UsageError
+from segkernel.signature import signature
+from segplug_backbones.pretrained import Pretrained
 
 FACTORIES = [name for name in segplug_backbones.__all__ if name.islower()]
 
@@ -35,10 +37,32 @@ def test_factories_load_what_pretrained_names_or_refuse(tmp_path: Path) -> None:
             getattr(segplug_backbones, name)(pretrained="gone.pth")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mit_b0"])
-def test_factories_refuse_pretrained_true_and_say_what_to_pass(name: str) -> None:
+def test_every_class_with_the_argument_pretrained_loads_it_or_refuses() -> None:
+    exported = [getattr(segplug_backbones, name) for name in segplug_backbones.__all__ if not name.islower()]
+    classes = [each for each in exported if isinstance(each, type) and "pretrained" in signature(each)]
+    named = [cls for cls in classes if "str" in str(signature(cls)["pretrained"].annotation)]  # not timm's own flag
+    assert len(named) >= 18
+    assert not [cls.__name__ for cls in named if not issubclass(cls, Pretrained)]
+    for create in (lambda: segplug_backbones.ResNet(18, pretrained="gone.pth"), lambda: Wider("gone.pth")):
+        with pytest.raises(CheckpointError, match=r"gone\.pth: no such file"), torch.device("meta"):
+            create()
+
+
+def test_a_subclass_loads_the_weights_of_its_own_layers(tmp_path: Path) -> None:
+    torch.save(Wider().state_dict(), file := tmp_path / "wider.pth")
+    assert torch.equal(Wider(str(file)).gain, torch.load(file)["gain"])
+
+
+class Wider(segplug_backbones.ResNet):
+    def __init__(self, pretrained: str | None = None) -> None:
+        super().__init__(18, base_channels=8, stem_channels=8, pretrained=pretrained)
+        self.gain = torch.nn.Parameter(torch.rand(3))
+
+
+@pytest.mark.parametrize(("name", "cls"), [("resnet50", "ResNet"), ("mit_b0", "MixVisionTransformer")])
+def test_pretrained_true_is_refused_and_the_message_says_what_to_pass(name: str, cls: str) -> None:
     create = getattr(segplug_backbones, name)
-    with pytest.raises(UsageError, match=rf"{name}\(pretrained=True\): name the weights.*torchvision://resnet50"):
+    with pytest.raises(UsageError, match=rf"{cls}\(pretrained=True\): name the weights.*torchvision://resnet50"):
         create(pretrained=True)
     assert create(pretrained=False) is not None, "False asks for no weights"
 

@@ -30,6 +30,7 @@ from segkernel.nn import (
     resize,
 )
 from segplug_backbones.positions import interpolate_relative_position_bias
+from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.vit import Grid, init_weights, patch_grid, transformer_layer
 
 TOKEN_ROWS = 3
@@ -152,7 +153,7 @@ class BEiTLayer(nn.Module):
         return x + self.drop_path(self.gamma_2 * self.ffn(self.ln2(x)))
 
 
-class BEiT(Backbone):
+class BEiT(Pretrained, Backbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, H // patch, W // patch).
 
     Any image size will do: the position biases are interpolated.
@@ -175,7 +176,7 @@ class BEiT(Backbone):
         final_norm: Add a norm after the last layer.
         num_fcs: Linear layers of each feed-forward network.
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         init_values: Initial layer scale.
 
     Raises:

@@ -26,6 +26,7 @@ from segkernel.nn import (
     build_norm,
     checkpoint_block,
 )
+from segplug_backbones.pretrained import Pretrained
 
 
 class GlobalContextExtractor(nn.Module):
@@ -108,7 +109,7 @@ class ContextGuidedBlock(nn.Module):
         return self.f_glo(self.bottleneck(out))
 
 
-class CGNet(FreezableBackbone):
+class CGNet(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to three feature maps at strides 2, 4 and 8.
 
     They have num_channels[0] + in_channels, 2 num_channels[1] + in_channels and 2 num_channels[2] channels: the reduced
@@ -125,7 +126,7 @@ class CGNet(FreezableBackbone):
         act_cfg: Kind of activation; a PReLU has a slope for each channel.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument has the wrong length or a number below 1.

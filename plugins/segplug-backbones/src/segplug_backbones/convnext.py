@@ -30,6 +30,7 @@ from segkernel.nn import (
     linear_drop_path_rates,
     trunc_normal_init,
 )
+from segplug_backbones.pretrained import Pretrained
 
 ARCHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -138,7 +139,7 @@ class ConvNeXtBlock(nn.Module):
         return self.pointwise_conv2(x)
 
 
-class ConvNeXt(FreezableBackbone):
+class ConvNeXt(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Odd sizes are rounded down.
@@ -158,7 +159,7 @@ class ConvNeXt(FreezableBackbone):
         gap_before_final_norm: Return the normalised global average of each map, (N, C), for classification. For dense
             prediction it must be False.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -19,6 +19,7 @@ from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, LayerConfig, build_norm, check_frozen_stages, resize
 from segplug_backbones.factory import factory
+from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.residual import (
     BasicBlock,
     Bottleneck,
@@ -137,7 +138,7 @@ def hrnet_stages(width: int, depth: int = 4, modules: Sequence[int] = (1, 1, 4, 
     return stages
 
 
-class HRNet(FreezableBackbone):
+class HRNet(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each branch of the last stage, at strides 4, 8, 16, 32, ...
 
     Odd sizes are rounded up.
@@ -152,7 +153,7 @@ class HRNet(FreezableBackbone):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         zero_init_residual: Start each block as the identity.
         multiscale_output: Return the maps of all branches, not the finest one only.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -32,6 +32,7 @@ from segkernel.nn import (
 )
 from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
+from segplug_backbones.pretrained import Pretrained
 
 Size = tuple[int, int]
 
@@ -142,7 +143,7 @@ class TransformerEncoderLayer(nn.Module):
         return self.ffn(self.norm2(x), size, identity=x)
 
 
-class MixVisionTransformer(Backbone):
+class MixVisionTransformer(Pretrained, Backbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Odd sizes are rounded up. With the default ``sr_ratios`` an image needs 29 pixels a side at least.
@@ -165,7 +166,7 @@ class MixVisionTransformer(Backbone):
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -23,13 +23,14 @@ from segkernel.nn import (
     checkpoint_block,
 )
 from segplug_backbones.inverted_residual import InvertedResidual
+from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.squeeze import make_divisible
 
 STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 """Table 2 of the paper: expansion, channels and number of blocks of each stage."""
 
 
-class MobileNetV2(FreezableBackbone):
+class MobileNetV2(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
@@ -43,7 +44,7 @@ class MobileNetV2(FreezableBackbone):
         act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         in_channels: Channels of the image.
 
     Raises:

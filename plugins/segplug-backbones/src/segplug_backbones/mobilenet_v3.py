@@ -16,6 +16,7 @@ from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.nn import ConvModule, FreezableBackbone, check_frozen_stages, check_out_indices, checkpoint_block
 from segplug_backbones.inverted_residual import InvertedResidualV3
+from segplug_backbones.pretrained import Pretrained
 
 
 class Row(NamedTuple):
@@ -92,7 +93,7 @@ ARCHS = {
 """Tables 1 (large) and 2 (small) of the paper."""
 
 
-class MobileNetV3(FreezableBackbone):
+class MobileNetV3(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
@@ -107,7 +108,7 @@ class MobileNetV3(FreezableBackbone):
             segmentation.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         in_channels: Channels of the image.
 
     Raises:

@@ -29,6 +29,7 @@ from segkernel.nn import (
 )
 from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
+from segplug_backbones.pretrained import Pretrained
 
 Kernel = int | Sequence[int]
 
@@ -154,7 +155,7 @@ class MSCABlock(nn.Module):
         return x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
 
 
-class MSCAN(Backbone):
+class MSCAN(Pretrained, Backbone):
     """Images (N, in_channels, H, W) to the feature maps of all stages, at strides 4, 8, 16 and 32 by default.
 
     Odd sizes are rounded up.
@@ -172,7 +173,7 @@ class MSCAN(Backbone):
         attention_kernel_paddings: Padding of those convolutions in pixels.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -27,6 +27,7 @@ from segkernel.nn import (
     check_out_indices,
     linear_drop_path_rates,
 )
+from segplug_backbones.pretrained import Pretrained
 
 
 class PoolFormerArch(TypedDict):
@@ -118,7 +119,7 @@ class PoolFormerBlock(nn.Module):
         return x + self.drop_path(self.layer_scale_2.view(1, -1, 1, 1) * self.mlp(self.norm2(x)))
 
 
-class PoolFormer(FreezableBackbone):
+class PoolFormer(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Args:
@@ -141,7 +142,7 @@ class PoolFormer(FreezableBackbone):
         frozen_stages: -1 freezes nothing, 0 the patch embedding (mmpretrain's default), n also the first n entries of
             ``network``.
         in_channels: Channels of the image.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -21,6 +21,7 @@ from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, build_norm, check_frozen_stages, check_out_indices, check_per_stage
 from segplug_backbones.factory import factory
+from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.residual import (
     BasicBlock,
     Bottleneck,
@@ -93,7 +94,7 @@ class PlainResNetArguments(ResNetArguments, total=False):
     avg_down: bool
 
 
-class ResNet(FreezableBackbone):
+class ResNet(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``.
 
     With the default strides the maps are at 1/4, 1/8, 1/16 and 1/32 of the image. For dense prediction the last stages
@@ -125,7 +126,7 @@ class ResNet(FreezableBackbone):
         contract_dilation: The first block of a stage has half the dilation of the others.
         with_cp: Activation checkpointing of the blocks.
         zero_init_residual: Start each block as the identity.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         stem_norm_cfg: Norm of the stem, such as ``{type: IN, affine: true}`` against changes of colour and contrast;
             ``norm_cfg`` for None.
         stage_norm_cfgs: Norm of each stage; ``norm_cfg`` for None, alone or in the list.

@@ -22,6 +22,7 @@ from segkernel.interfaces.model import Backbone
 from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, adaptive_avg_pool, resize
 from segplug_backbones.bisenetv1 import BN, RELU, AttentionRefinementModule
 from segplug_backbones.factory import factory
+from segplug_backbones.pretrained import Pretrained
 
 Fusion = Literal["add", "cat"]
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -113,7 +114,7 @@ class STDCModule(nn.Module):
         return torch.cat(outputs, dim=1)
 
 
-class STDCNet(Backbone):
+class STDCNet(Pretrained, Backbone):
     """Images (N, in_channels, H, W) to the feature maps of the last three stages, at strides 8, 16 and 32.
 
     Args:
@@ -125,7 +126,7 @@ class STDCNet(Backbone):
         act_cfg: Type of the activations.
         num_convs: Convolutions of a module, at least two.
         with_final_conv: Whether the last map goes through a 1x1 convolution with at least 1024 output channels.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

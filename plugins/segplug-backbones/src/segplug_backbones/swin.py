@@ -38,6 +38,7 @@ from segkernel.nn import (
 )
 from segplug_backbones.factory import factory
 from segplug_backbones.positions import interpolate_pos_embed, interpolate_relative_position_bias
+from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.windows import (
     Size,
     count_windows,
@@ -299,7 +300,7 @@ class SwinStage(nn.Module):
         return x
 
 
-class SwinTransformer(FreezableBackbone):
+class SwinTransformer(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Sizes that are not divisible by a stride are rounded up.
@@ -326,7 +327,7 @@ class SwinTransformer(FreezableBackbone):
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages.
 
     Raises:

@@ -36,6 +36,7 @@ from segkernel.nn import (
 from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 from segplug_backbones.mit import EfficientMultiheadAttention
+from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.windows import (
     Size,
     count_windows,
@@ -218,7 +219,7 @@ class ConditionalPositionEncoding(nn.Module):
         return x + encoded if self.stride == 1 else encoded
 
 
-class PCPVT(Backbone):
+class PCPVT(Pretrained, Backbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Odd sizes are rounded up. With the default ``sr_ratios`` an image needs 29 pixels a side at least.
@@ -241,7 +242,7 @@ class PCPVT(Backbone):
         depths: Layers of each stage.
         sr_ratios: Subsampling of the keys and values of each stage per side.
         norm_after_stage: Whether each stage ends with a norm.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -348,7 +349,7 @@ class SVT(PCPVT):
         sr_ratios: Subsampling of the keys and values of each stage per side.
         windiow_sizes: Side of the windows of each stage in tokens; the spelling is MMSegmentation's.
         norm_after_stage: Whether each stage ends with a norm.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

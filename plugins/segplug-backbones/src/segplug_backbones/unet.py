@@ -28,6 +28,7 @@ from segkernel.nn import (
     check_per_stage,
     checkpoint_block,
 )
+from segplug_backbones.pretrained import Pretrained
 
 
 class DeconvModule(nn.Module):
@@ -182,7 +183,7 @@ class UpConvBlock(nn.Module):
         return self.conv_block(torch.cat([skip, x], dim=1))
 
 
-class UNet(FreezableBackbone):
+class UNet(Pretrained, FreezableBackbone):
     """Images (N, in_channels, H, W) to the last map of the encoder and the maps of the decoder, coarsest first.
 
     Any image size will do: maps are padded with zeros at the bottom and right to the size of their skip connection.
@@ -205,7 +206,7 @@ class UNet(FreezableBackbone):
         norm_eval: Keep batch norm in evaluation mode while training.
         dcn: MMSegmentation's; must be None.
         plugins: MMSegmentation's; must be None.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When arguments do not fit together.

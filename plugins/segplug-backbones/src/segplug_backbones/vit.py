@@ -30,11 +30,12 @@ from segkernel.nn import (
     trunc_normal_init,
 )
 from segplug_backbones.positions import interpolate_pos_embed
+from segplug_backbones.pretrained import Pretrained
 
 Grid = tuple[int, int]
 
 
-class VisionTransformer(Backbone):
+class VisionTransformer(Pretrained, Backbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, ~H / patch, ~W / patch).
 
     Any image size will do: the position embeddings are interpolated.
@@ -68,7 +69,7 @@ class VisionTransformer(Backbone):
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         frozen_exclude: Parameters whose name contains one of these train, all others are frozen; ``all`` freezes none.
-        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -97,7 +97,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
         auxiliary_head: Heads whose losses help in training.
         train_cfg: Settings of the refining heads in training, such as PointRend's number of points.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows; and as ``train_cfg``.
-        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load into the backbone: a file, an address or a known name.
 
     Raises:
         ConfigError: There are not ``num_stages`` heads, or one is not of the kind its place needs.

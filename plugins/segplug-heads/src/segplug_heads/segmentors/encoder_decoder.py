@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+import segkernel.weights
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone, Head, Neck, Segmentor, TestConfig
 from segkernel.nn import DecodeHead
@@ -24,7 +25,7 @@ class EncoderDecoder(Segmentor):
         auxiliary_head: Heads whose losses help in training.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load into the backbone: a file, an address or a known name.
     """
 
     conformance: ClassVar[Any] = {
@@ -53,6 +54,7 @@ class EncoderDecoder(Segmentor):
         self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
         self.outputs = {"seg": decode_head.output}
         self._check_heads()
+        segkernel.weights.load_pretrained(self)
 
     def feature_channels(self) -> Sequence[int] | None:
         """Return the channels of `extract_feat`'s maps; None if unknown."""

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, cast
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
+import segkernel.weights
 from segkernel.errors import ConfigError, Problem, warn_renamed
 from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Segmentor, TestConfig
 from segkernel.sample import Targets
@@ -57,7 +58,7 @@ class MultiHeadSegmentor(Segmentor):
         training_only: Heads used in training only, without an output.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load into the backbone: a file, an address or a known name.
 
     Raises:
         ConfigError: No head is called ``seg``, a link names an unknown head, or links are circular.
@@ -96,6 +97,7 @@ class MultiHeadSegmentor(Segmentor):
         self._check()
         self.order = self._sort()
         self.outputs = {name: heads[name].output for name in heads if name not in self.training_only}
+        segkernel.weights.load_pretrained(self)
 
     def extract_feat(self, images: Tensor) -> Sequence[Tensor]:
         """Return the feature maps of normalised images (N, C, H, W), finest first."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+import segkernel.weights
 from segkernel.annotations import Positive
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone, Segmentor, TestConfig
@@ -27,7 +28,7 @@ class MultimodalEncoderDecoder(Segmentor):
         decode_head: Images, maps and vectors to logits.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
+        pretrained: Weights to load into the whole model: a file, an address or a known name.
         asymetric_input: The image encoder sees a smaller image than the head. (The spelling is MMSegmentation's.)
         encoder_resolution: By how much, as a factor of height and width.
 
@@ -70,6 +71,7 @@ class MultimodalEncoderDecoder(Segmentor):
         self.train_cfg, self.pretrained = train_cfg, pretrained
         self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
         self.outputs = {"seg": decode_head.output}
+        segkernel.weights.load_pretrained(self)
 
     def extract_feat(self, images: Tensor) -> SANInputs:
         """Return what the head takes: the images, the image encoder's maps, and the class embeddings."""
