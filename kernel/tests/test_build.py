@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType
 
 import pytest
-from annotated_types import MinLen
+from annotated_types import MinLen, Predicate
 from typing_extensions import NotRequired, Required, TypedDict, Unpack
 
 from segkernel import build
-from segkernel.annotations import FileName, OddInt, Positive, Probability, Range
+from segkernel.annotations import FileName, OddInt, Positive, Probability
 from segkernel.building import check
 from segkernel.catalog import Catalog, Row
 from segkernel.config.marks import MarkedDict, MarkedList, Place
@@ -687,13 +687,17 @@ def test_a_segmentor_is_not_a_head() -> None:
 # ---------------------------------------------------------------- ranges
 
 
+def ordered(pair: Sequence[float]) -> bool:
+    return pair[0] <= pair[1]
+
+
 class Bounded:
     def __init__(
         self,
         share: Probability = 0.5,
         lr: Positive | Sequence[Positive] = 1.0,
         size: OddInt = 3,
-        span: Range = (0.0, 1.0),
+        span: Annotated[tuple[float, float], Predicate(ordered)] = (0.0, 1.0),
         names: Annotated[Sequence[str], MinLen(1)] = ("a",),
         free: float = 0.0,
         weights: FileName | Sequence[float] | None = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine
 from segkernel.errors import UsageError
 from segkernel.inference import Preprocessor
+from segkernel.nn import checkpoint_block
 from segkernel.sample import Batch
 
 
@@ -55,6 +57,34 @@ def test_clipping_limits_the_gradient_and_reports_its_norm(tiny_model, batches):
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     assert losses["grad_norm"] > 1e-3
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+class RecomputedConv(nn.Sequential):
+    """A block with ``with_cp`` that counts its forward passes."""
+
+    with_cp, passes = False, 0
+
+    def forward(self, x):
+        return checkpoint_block(self, x, forward=self._forward, enabled=self.with_cp)
+
+    def _forward(self, x):
+        self.passes += 1
+        return super().forward(x)
+
+
+def test_activation_checkpointing_computes_blocks_again_with_the_same_gradients(tiny_model, batches):
+    models = tiny_model(dropout=0.0), tiny_model(dropout=0.0)
+    for model in models:
+        model.body = RecomputedConv(*model.body)
+    steps(models[0], LocalEngine("cpu"), batches)
+    steps(models[1], LocalEngine("cpu", activation_checkpointing=True), batches)
+    assert [model.body.passes for model in models] == [4, 8]
+    assert all(torch.equal(a, b) for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values()))
+
+
+def test_activation_checkpointing_of_a_model_without_such_blocks_is_refused(tiny_model, batches):
+    with pytest.raises(UsageError, match="no block has with_cp"):
+        steps(tiny_model(), LocalEngine("cpu", activation_checkpointing=True), batches)
 
 
 def test_an_unavailable_device_is_named():

@@ -9,7 +9,7 @@ config is checked against them before anything is built, and a violation is repo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,6 @@ from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, M
 def odd(value: int) -> bool:
     """Whether a size is odd, so that a kernel of it has a centre."""
     return value % 2 == 1
-
-
-def ordered(pair: Sequence[float]) -> bool:
-    """Whether a pair is (low, high)."""
-    return pair[0] <= pair[1]
 
 
 FILE = object()
@@ -38,9 +33,6 @@ NonNegativeInt = Annotated[int, Ge(0)]
 LabelId = Annotated[int, Interval(ge=0, le=255)]
 """A value of a label map: a class id or the ignored label."""
 OddInt = Annotated[int, Ge(1), Predicate(odd)]
-Range = Annotated[tuple[float, float], Predicate(ordered)]
-"""(low, high)."""
-NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], Predicate(ordered)]
 FileName = Annotated[str | Path, FILE]
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 """Decay of a running mean."""

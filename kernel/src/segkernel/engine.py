@@ -24,13 +24,17 @@ class LocalEngine(Engine):
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the CPU; or any torch device, ``cuda:1``.
         threads: Number of CPU threads of torch; None keeps torch's default.
+        activation_checkpointing: Store only the inputs of the blocks that have ``with_cp``, and recompute the rest in
+            the backward pass, to save memory.
 
     Raises:
         UsageError: When the device is not available.
     """
 
-    def __init__(self, device: str = "auto", threads: Threads | None = None) -> None:
-        self.device = _device(device)
+    def __init__(
+        self, device: str = "auto", threads: Threads | None = None, activation_checkpointing: bool = False
+    ) -> None:
+        self.device, self.checkpoints_blocks = _device(device), activation_checkpointing
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -44,6 +48,8 @@ class LocalEngine(Engine):
         if clip_grad is not None and not clip_grad.get("max_norm", 0) > 0:
             raise UsageError(f"clip_grad needs a max_norm above 0, got {dict(clip_grad)}")
         self.optimizer, self.clip_grad = optimizer, dict(clip_grad or {})
+        if self.checkpoints_blocks:
+            _checkpoint_blocks(self.segmentor)
         return optimizer
 
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -112,6 +118,14 @@ class LocalEngine(Engine):
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(dict(state))
+
+
+def _checkpoint_blocks(segmentor: nn.Module) -> None:
+    blocks = [module for module in segmentor.modules() if hasattr(module, "with_cp")]
+    if not blocks:
+        raise UsageError("engine.activation_checkpointing: no block has with_cp; DDPEngine also takes names of modules")
+    for block in blocks:
+        setattr(block, "with_cp", True)  # noqa: B010 (to type checkers a module's attributes are tensors)
 
 
 def _with_total(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

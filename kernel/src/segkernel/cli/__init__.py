@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for flag, command in {"--dry-run": "dry-run", "--install-completion": "completion"}.items():
         shared.add_argument(flag, dest="command", action="store_const", const=[command], default=[])
     options, rest = shared.parse_known_args(arguments)
-    _set_up_logging(options.log_level)
+    logging.basicConfig(level=options.log_level, handlers=[_StandardError()])
     rest = [*([] if options.launch is None else ["launch", options.launch]), *options.command, *rest]
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
@@ -149,6 +149,7 @@ class _StandardError(logging.StreamHandler):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.setFormatter(_Formatter())
 
     @property
     def stream(self) -> TextIO:
@@ -160,12 +161,6 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return ("" if record.levelno == logging.INFO else f"{record.levelname.lower()}: ") + super().format(record)
-
-
-def _set_up_logging(level: str) -> None:
-    handler = _StandardError()
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(level=level, handlers=[handler])
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

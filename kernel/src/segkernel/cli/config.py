@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from segkernel.config import load_config
+
 
 @click.group("config")
 def command() -> None:
@@ -29,7 +31,6 @@ def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places:
       seg-kernel config show my.yaml
       seg-kernel config show my.yaml --explain optim.optimizer.lr
     """
-    from segkernel.config import load_config
     from segkernel.config.show import to_yaml
 
     loaded = load_config(config, overrides)
@@ -50,7 +51,6 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
       seg-kernel config check my.yaml
       seg-kernel config check my.yaml schedule.iterations=500
     """
-    from segkernel.config import load_config
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of
     from segkernel.loading import catalog_of

@@ -81,7 +81,8 @@ def load_config(
     catalog = catalog or Catalog.discover()
     layers = Layers(catalog, problems)
     name, origin = _add(source, layers)
-    _refuse(problems)
+    if problems:
+        raise ConfigError(problems)
     raw = MarkedDict()
     for layer in layers.found:
         raw = merge(raw, layer, problems)
@@ -92,7 +93,8 @@ def load_config(
         problems.append(Problem("unknown section", str(key), place_of(raw, key), hint))
     data = resolve(raw, problems)
     problems += misshapen(data)
-    _refuse(problems)
+    if problems:
+        raise ConfigError(problems)
     return Config(raw, data, name, origin, getattr(source, "trusted", True))
 
 
@@ -107,8 +109,3 @@ def _add(source: str | Path | Mapping[str, Any], layers: Layers) -> tuple[str, s
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise UsageError(f"a config is a file, a name or a mapping, not {source!r}")
     return layers.add_name(str(source))
-
-
-def _refuse(problems: list[Problem]) -> None:
-    if problems:
-        raise ConfigError(problems)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Interval
 
-from segkernel.annotations import FileName, NonNegativeInt, PositiveInt, Range
+from segkernel.annotations import FileName, NonNegativeInt, PositiveInt
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
@@ -21,6 +21,7 @@ from segplug_datasets.files import PairedFiles
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.mapping import Metainfo
+from segplug_datasets.ranges import Range
 from segplug_datasets.raster_file import Window, open_raster, stamp
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".npy", ".png", ".jpg", ".jpeg")

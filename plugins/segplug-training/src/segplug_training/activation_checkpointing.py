@@ -1,7 +1,6 @@
 """Activation checkpointing applied to a model from outside: chosen modules store only their input in training.
 
-checkpoint_activations(model)                                      # every block with with_cp
-checkpoint_activations(model, ["backbone.stages.*", "neck"])       # these modules
+checkpoint_activations(model, ["backbone.stages.*", "neck"])
 """
 
 from __future__ import annotations
@@ -17,22 +16,17 @@ from segkernel.errors import UsageError, suggest
 from segkernel.nn import checkpoint_block
 
 
-def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = True) -> list[str]:
+def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Recompute modules in the backward pass instead of storing their activations; return their names.
 
     Args:
         model: Any module, such as a segmentor. Its state dict is unchanged.
         patterns: Names of modules, with ``*`` as wildcard; a `ModuleList` means its elements.
-            True takes all blocks that have the argument ``with_cp``.
 
     Raises:
-        UsageError: When a pattern matches no module, or no block has ``with_cp``.
+        UsageError: When a pattern matches no module.
     """
     chosen = modules_called(model, patterns)
-    if patterns is True and not chosen:
-        parts = ", ".join(name for name, _ in model.named_children())
-        message = f"no block of {type(model).__name__} has with_cp; name modules instead of true, parts of {parts}"
-        raise UsageError(f"engine.activation_checkpointing: {message}")
     for module in chosen.values():
         if hasattr(module, "with_cp"):
             setattr(module, "with_cp", True)  # noqa: B010 (to type checkers a module's attributes are tensors)
@@ -42,7 +36,7 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = Tr
 
 
 def modules_called(model: nn.Module, patterns: Sequence[str] | bool) -> dict[str, nn.Module]:
-    """Return modules by name; ``patterns`` is that of `checkpoint_activations`."""
+    """Return modules by name; ``patterns`` is that of `checkpoint_activations`, or true for blocks with ``with_cp``."""
     if isinstance(patterns, bool):
         return {name: module for name, module in model.named_modules() if patterns and hasattr(module, "with_cp")}
     return dict(pair for pattern in patterns for pair in _matching(model, pattern))

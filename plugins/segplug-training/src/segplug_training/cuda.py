@@ -104,7 +104,7 @@ class CUDAEngine(LocalEngine):
         smaller_batches: bool = True,
         deterministic: Mode | None = None,
     ) -> None:
-        super().__init__(device, threads)
+        super().__init__(device, threads, activation_checkpointing is True)
         if type(self) is CUDAEngine and is_launched():
             log.warning("engine.type CUDAEngine: each process trains its own model; use DDPEngine")
         if self.device.type == "cpu":
@@ -119,7 +119,8 @@ class CUDAEngine(LocalEngine):
         scaled = self.amp is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=loss_scale or 2.0**16, enabled=scaled)
         self.smaller_batches = SmallerBatches() if smaller_batches else None
-        self.compile, self.activation_checkpointing, self.fused = compile, activation_checkpointing, fused
+        self.compile, self.fused = compile, fused
+        self.checkpointed = () if isinstance(activation_checkpointing, bool) else activation_checkpointing
         if compile_cache is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compile_cache)
         if deterministic and cudnn_benchmark:
@@ -146,7 +147,7 @@ class CUDAEngine(LocalEngine):
             _compile_loss(self.device)
         if self.fused:
             fuse(optimizer, self.device)
-        checkpoint_activations(self.segmentor, self.activation_checkpointing)
+        checkpoint_activations(self.segmentor, self.checkpointed)
         self.wrap_loss()
         return optimizer
 

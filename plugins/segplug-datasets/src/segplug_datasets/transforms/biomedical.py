@@ -10,10 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel.annotations import NonNegative, NonNegativeRange, Probability
+from segkernel.annotations import NonNegative, Probability
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
+from segplug_datasets.ranges import NonNegativeRange
 from segplug_datasets.transforms.checks import ordered, probability
 from segplug_datasets.transforms.volume import as_volume
 

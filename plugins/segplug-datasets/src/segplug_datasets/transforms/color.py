@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Interval
 
-from segkernel.annotations import NonNegative, NonNegativeInt, NonNegativeRange, Positive, PositiveInt, Probability
+from segkernel.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
+from segplug_datasets.ranges import NonNegativeRange
 from segplug_datasets.transforms.distortion import Distortion, lookup
 
 Tiles = Annotated[int, Interval(ge=1, le=1024)]

@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import Interval
 
-from segkernel.annotations import NonNegativeRange, Positive, Probability
+from segkernel.annotations import Positive, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
+from segplug_datasets.ranges import NonNegativeRange
 from segplug_datasets.transforms.checks import ordered, probability
 from segplug_datasets.transforms.color import RGB2Gray
 

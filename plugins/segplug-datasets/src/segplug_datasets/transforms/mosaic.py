@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel.annotations import NonNegativeRange, PositiveInt, Probability
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
 from segplug_datasets import geometry
+from segplug_datasets.ranges import NonNegativeRange
 from segplug_datasets.transforms.checks import probability
 from segplug_datasets.transforms.layers import Layer, composite, shallow_copy
 from segplug_datasets.transforms.windowed_resize import WindowedResize

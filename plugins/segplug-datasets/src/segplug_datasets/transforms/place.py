@@ -9,12 +9,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from segkernel.annotations import LabelId, NonNegative, PositiveInt, Probability, Range
+from segkernel.annotations import LabelId, NonNegative, PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
 from segkernel.sample import MultiLabelMap, Sample
 from segplug_datasets import geometry
+from segplug_datasets.ranges import Range
 
 Direction = Literal["horizontal", "vertical", "diagonal"]
 

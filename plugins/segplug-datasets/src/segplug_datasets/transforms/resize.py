@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from segkernel.annotations import NonNegativeRange, Positive, PositiveInt
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
+from segplug_datasets.ranges import NonNegativeRange
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 Scale = tuple[PositiveInt, PositiveInt]

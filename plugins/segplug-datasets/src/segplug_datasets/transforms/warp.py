@@ -12,11 +12,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel.annotations import NonNegative, NonNegativeRange, PositiveInt, Probability, Range
+from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Geometry, Sample, Size
 from segplug_datasets import geometry
+from segplug_datasets.ranges import NonNegativeRange, Range
 from segplug_datasets.transforms.checks import probability
 
 Fill = float | tuple[float, ...]
