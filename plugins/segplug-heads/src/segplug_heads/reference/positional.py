@@ -41,6 +41,7 @@ POSITIONAL = {
     "replay: RUN": "A run directory, or the file of one recorded batch.",
     "rerun: RUN": _RUN,
     "runs: [FOLDER]": "The folder that contains the runs.",
+    "serve: MODEL...": "Run directories, checkpoints, exported files or published names; `NAME=MODEL` names one.",
     "sweep: [KEY=VALUE | KEY=[A,B]]...": "Changes for all runs, and lists of values, of which all combinations run.",
     "test: CONFIG": "A config, or a run directory or checkpoint without WEIGHTS.",
     "test: [WEIGHTS] [KEY=VALUE]...": "A checkpoint or an exported file, and changes of the config.",

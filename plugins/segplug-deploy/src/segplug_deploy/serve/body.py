@@ -1,0 +1,69 @@
+"""The image in the body of a request: the body itself, or the file of a multipart form, both within limits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from segplug_deploy.serve.refusal import Limits, Refusal
+
+FIELD = "image"
+"""Name of the file in a form; with another name, the form's only file is taken."""
+
+
+async def read_image(request: Request, limits: Limits) -> bytes:
+    """Return the bytes of the image that a request sends.
+
+    Raises:
+        Refusal: 408 when the client takes too long, 413 for too many bytes, 422 for a form without an image.
+    """
+    try:
+        data = await asyncio.wait_for(_read(request, limits), limits.seconds)
+    except asyncio.TimeoutError:
+        text = f"the image did not arrive within {limits.seconds:g} s: send a smaller file, or raise --timeout"
+        raise Refusal(408, text, {"Connection": "close"}) from None
+    form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    return await _file_of(request, data) if form else data
+
+
+async def _read(request: Request, limits: Limits) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.bytes:
+        raise _too_large(limits)
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > limits.bytes:
+            raise _too_large(limits)
+    return bytes(data)
+
+
+def _too_large(limits: Limits) -> Refusal:
+    hint = "send a smaller or stronger compressed image, or raise --max-megabytes of the server"
+    return Refusal(413, f"the request is larger than the limit of {limits.megabytes:g} MB: {hint}")
+
+
+async def _file_of(request: Request, data: bytes) -> bytes:
+    """Return the file in a form that was read into memory."""
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            raise ClientDisconnect
+        sent = True
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    wanted = f"send one file in the field {FIELD!r}, or the bytes of the file as the body"
+    try:
+        async with Request(request.scope, replay).form(max_files=4, max_fields=16) as form:
+            files = {name: value for name, value in form.multi_items() if not isinstance(value, str)}
+            file = files.get(FIELD) or (next(iter(files.values())) if len(files) == 1 else None)
+            if file is None:
+                raise Refusal(422, f"the form has {len(files) or 'no'} files, none is called {FIELD!r}: {wanted}")
+            return await file.read()
+    except HTTPException as error:  # starlette's, for a malformed form
+        raise Refusal(422, f"the form cannot be read ({error.detail}): {wanted}") from error

@@ -1,0 +1,117 @@
+"""The models of a server: their names, and what one computes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel import Predictor
+from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.interfaces.model import PixelClasses
+from segkernel.labels import Labels
+from segkernel.sample import Sample
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names of models, which stand in addresses and in metrics."""
+
+
+def split_names(given: Sequence[str]) -> dict[str, str]:
+    """Return models by name, from arguments ``MODEL`` or ``NAME=MODEL``.
+
+    Raises:
+        UsageError: When a name is invalid, or two models have the same.
+    """
+    models: dict[str, str] = {}
+    for text in given:
+        name, equals, model = text.partition("=")
+        if not equals:
+            name, model = re.sub(r"[^A-Za-z0-9._-]+", "-", _short_name(Path(text))).strip("-._") or "model", text
+        if not NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no name for a model: letters, digits, '.', '_' and '-', at most 100")
+        if not model:
+            raise UsageError(f"{text}: give a model after '='")
+        if name in models:
+            raise UsageError(f"two models are called {name!r}: name them, {name}-1={models[name]} {name}-2={model}")
+        models[name] = model
+    return models
+
+
+def _short_name(path: Path) -> str:
+    """Return the name of a run, also for its checkpoints; the name of another file without its suffix."""
+    if path.parent.name == "checkpoints":
+        return path.absolute().parent.parent.name
+    return path.name if path.is_dir() or path.suffix not in (".pt", ".pth", ".onnx", ".yaml", ".yml") else path.stem
+
+
+class ServedModel:
+    """A predictor behind the server.
+
+    Args:
+        name: Its name in addresses.
+        predictor: The model; it takes RGB images, and gives each pixel one class.
+
+    Raises:
+        UsageError: When it takes other inputs, or has other outputs.
+    """
+
+    def __init__(self, name: str, predictor: Predictor) -> None:
+        self.name, self._predictor = name, predictor
+        output = predictor.model.outputs["seg"]
+        if not isinstance(output, PixelClasses) or output.task == "multilabel":
+            raise UsageError(f"{name}: serve takes models that give each pixel one class; this one has another output")
+        try:
+            pixels = predictor.read(np.zeros((64, 64, 3), np.uint8))
+            fits = isinstance(pixels, np.ndarray) and pixels.shape[2] == predictor.preprocessor.mean.shape[1]
+        except SegKernelError:
+            fits = False
+        if not fits:
+            raise UsageError(f"{name}: serve takes models of single RGB images; this one reads other data")
+
+    @property
+    def labels(self) -> Labels:
+        """Classes and colours."""
+        return self._predictor.labels
+
+    def prepare(self, pixels: np.ndarray) -> Sample:
+        """Return an image (H, W, 3) uint8 after the transforms; threads may call it.
+
+        Raises:
+            DataError: When a transform rejects it.
+        """
+        return self._predictor.prepare(self._predictor.read(pixels))
+
+    def compute(self, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
+        """Return the class ids (H, W) uint8 of each image, or the error with which it fails."""
+        try:
+            found = self._predictor.predict_samples(samples)
+            return [prediction.labels.numpy().astype(np.uint8, copy=False) for prediction in found]
+        except Exception as error:
+            if len(samples) == 1:
+                return [error]
+            log.debug("%s: a batch of %d failed, each is computed alone", self.name, len(samples), exc_info=True)
+            return [result for sample in samples for result in self.compute([sample])]
+
+    def warm_up(self, size: tuple[int, int] = (512, 512)) -> None:
+        """Predict a grey image, since first predictions take longer; a failure is a warning."""
+        try:
+            self._predictor(np.full((*size, 3), 128, np.uint8))
+        except DataError as error:  # for example a file exported for another size
+            log.warning("%s: an image of 512 x 512 fails: %s", self.name, error)
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, classes and colours, as plain values."""
+        pairs = enumerate(zip(self.labels.classes, self.labels.palette, strict=True))
+        classes = [{"id": index, "name": name, "color": list(color)} for index, (name, color) in pairs]
+        return {"name": self.name, "classes": classes}
+
+
+def load(given: Mapping[str, str], **options: Any) -> dict[str, ServedModel]:
+    """Load models by name; ``options`` are arguments of `segkernel.Predictor`."""
+    return {name: ServedModel(name, Predictor(model, **options)) for name, model in given.items()}
