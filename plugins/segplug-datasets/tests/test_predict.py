@@ -14,7 +14,7 @@ from segkernel import Predictor
 from segkernel.cli import main
 from segkernel.errors import DataError, UsageError
 from segplug_datasets import collect_images, image, predict_images
-from segplug_datasets.predict import UnusableImages
+from segplug_datasets.predict.images import UnusableImages
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_the_command_averages_views(
 ) -> None:
     used = []
     monkeypatch.setattr(
-        "segplug_datasets.predict.predict_images", lambda predictor, *_, **__: used.append(predictor.tta)
+        "segplug_datasets.predict.images.predict_images", lambda predictor, *_, **__: used.append(predictor.tta)
     )
     monkeypatch.setattr("click.progressbar", lambda *_, **__: contextlib.nullcontext([]))
     assert not predict(*TOY, "photo.png", *arguments)

@@ -63,8 +63,11 @@ if TYPE_CHECKING:
     from segplug_datasets.pascal import PascalContextDataset59 as PascalContextDataset59
     from segplug_datasets.pascal import PascalVOCDataset as PascalVOCDataset
     from segplug_datasets.pictures_hook import PicturesHook as PicturesHook
-    from segplug_datasets.predict import collect_images as collect_images
-    from segplug_datasets.predict import predict_images as predict_images
+    from segplug_datasets.predict.ensemble import Ensemble as Ensemble
+    from segplug_datasets.predict.images import predict_images as predict_images
+    from segplug_datasets.predict.scenes import predict_raster as predict_raster
+    from segplug_datasets.predict.sources import collect_images as collect_images
+    from segplug_datasets.predict.video import predict_video as predict_video
     from segplug_datasets.raster import RasterDataset as RasterDataset
     from segplug_datasets.report.hook import EvaluationReport as EvaluationReport
     from segplug_datasets.retina import ChaseDB1Dataset as ChaseDB1Dataset
@@ -176,6 +179,7 @@ _HOMES = {
     "DecathlonDataset": ".decathlon",
     "DepthMetric": ".metrics.depth",
     "ElasticTransform": ".transforms.warp",
+    "Ensemble": ".predict.ensemble",
     "EvaluationReport": ".report.hook",
     "FolderDataset": ".files",
     "GaussianBlur": ".transforms.intensity",
@@ -246,10 +250,12 @@ _HOMES = {
     "VolumeDataset": ".volumes",
     "WeightedSampler": ".samplers",
     "YoloSegDataset": ".annotations.yolo",
-    "collect_images": ".predict",
+    "collect_images": ".predict.sources",
     "draw": ".visualize",
     "iSAIDDataset": ".aerial",
-    "predict_images": ".predict",
+    "predict_images": ".predict.images",
+    "predict_raster": ".predict.scenes",
+    "predict_video": ".predict.video",
 }
 # Here they end.
 

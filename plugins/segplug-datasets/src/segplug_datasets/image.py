@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.files import replacing
 from segkernel.headers import PNG, image_size, tiff_tags, without_chunks
 from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
 from segkernel.labels import IGNORE, Color
 from segplug_datasets.containers import BITS, PHOTOMETRIC, pages, with_numbers_for_colors
 from segplug_datasets.left_out import warn_once
+from segplug_datasets.writing import written
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's photometric interpretations
@@ -180,12 +180,8 @@ def _write(path: PathLike, array: np.ndarray) -> None:
         _, encoded = cv2.imencode(path.suffix, array)
     except cv2.error:
         raise DataError(f"no image format is called {path.suffix!r}: use .png or .jpg", path) from None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+    with written(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
 
 
 # ---------------------------------------------------------------- drawing

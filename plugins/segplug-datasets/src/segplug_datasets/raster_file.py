@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -51,13 +52,14 @@ class RasterFile(Protocol):
 
 
 def open_raster(path: str) -> RasterFile:
-    """Open a raster; each process keeps the last few open.
+    """Open a raster; each process keeps the last few open, for each thread its own.
 
     Raises:
         DataError: When it is missing or damaged.
         ExtraMissingError: When it is a TIFF and ``tifffile`` is missing.
     """
-    return _opened(path, stamp(path), os.getpid())  # a forked process must not share a file's position with its parent
+    # A forked process or another thread must not share a file's position.
+    return _opened(path, stamp(path), os.getpid(), threading.get_ident())
 
 
 def stamp(path: str) -> tuple[int, int]:
@@ -70,7 +72,7 @@ def stamp(path: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _opened(path: str, version: tuple[int, int], process: int) -> RasterFile:
+def _opened(path: str, version: tuple[int, int], process: int, thread: int) -> RasterFile:
     if path.lower().endswith((".tif", ".tiff")):
         return _Tiff(path)
     return _Whole(path)

@@ -75,7 +75,7 @@ def draw(
     if out_file is not None:
         write(out_file, canvas)
     if show:
-        _show(canvas, title or "prediction", wait_time)
+        show_image(canvas, title or "prediction", wait_time)
     return canvas
 
 
@@ -133,7 +133,18 @@ def _text_width(text: str) -> int:
     return int(opencv().getTextSize(text, *_FONT, 1)[0][0])
 
 
-def _show(canvas: np.ndarray, title: str, wait_time: float) -> None:
+def show_image(canvas: np.ndarray, title: str, wait_time: float, keep: bool = False) -> str:
+    """Show an image (H, W, 3) RGB in a window; return the key that was pressed, or an empty string.
+
+    Args:
+        canvas: The image.
+        title: Title of the window.
+        wait_time: Seconds to wait for a key; 0 waits for as long as it takes.
+        keep: Leave the window open, for the next frame of a video.
+
+    Raises:
+        UsageError: When there is no display.
+    """
     cv2 = opencv()
     message = "no display to show an image on: use out_file instead"
     # Without a display, the window library exits the process instead of raising.
@@ -141,7 +152,9 @@ def _show(canvas: np.ndarray, title: str, wait_time: float) -> None:
         raise UsageError(message)
     try:
         cv2.imshow(title, canvas[..., ::-1])
-        cv2.waitKey(round(wait_time * 1000))
-        cv2.destroyWindow(title)
+        key = cv2.waitKey(round(wait_time * 1000))
+        if not keep:
+            cv2.destroyWindow(title)
     except cv2.error as error:
         raise UsageError(message) from error
+    return chr(key & 255) if key >= 0 else ""

@@ -55,6 +55,26 @@ def counts_of_text(text: str | bytes) -> np.ndarray:
     return numbers
 
 
+def to_coco(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask (H, W) bool as COCO's ``{"size": [height, width], "counts": text}``."""
+    values = np.ascontiguousarray(mask.T).ravel()
+    edges = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1, [values.size]])
+    counts = np.diff(edges)
+    counts = np.concatenate([[0], counts]) if values.size and values[0] else counts
+    return {"size": list(mask.shape), "counts": text_of_counts(counts)}
+
+
+def text_of_counts(counts: np.ndarray) -> str:
+    """Return run lengths as COCO's compressed string, see `counts_of_text`."""
+    numbers = np.asarray(counts, np.int64).copy()
+    numbers[3:] -= np.asarray(counts, np.int64)[1:-2]
+    rest = numbers[:, None] >> (5 * np.arange(8))
+    last = ((rest >= -16) & (rest < 16)).argmax(1)[:, None]  # the group that holds the sign
+    place = np.arange(8)
+    codes = (rest & 31) + np.where(place < last, 32, 0) + 48
+    return codes[place <= last].astype(np.uint8).tobytes().decode("ascii")
+
+
 def from_cvat(text: str, left: int, top: int, width: int, height: int, size: Size) -> Region:
     """Return the mask of CVAT: row-wise runs in a box, the first one of zeros.
 

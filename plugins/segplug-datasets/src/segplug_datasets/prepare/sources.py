@@ -22,7 +22,7 @@ from segkernel.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", *_TARS)
 
 Wanted = Callable[[str], bool]

@@ -1,0 +1,105 @@
+"""Several models as one: the mean of their probabilities.
+
+predictor = Ensemble([Predictor("a.pt"), Predictor("b.pt")])
+for prediction in predict_images(predictor, "photos/", "predictions"): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkernel.errors import UsageError
+from segkernel.labels import Color, Labels
+
+if TYPE_CHECKING:
+    import torch
+
+    from segkernel import Predictor
+    from segkernel.sample import Prediction, Sample
+
+
+class Ensemble:
+    """Predicts with several models: probabilities at the image's size are averaged, then decoded.
+
+    Each model has its own transforms and preprocessing; images are read as the first model reads them.
+
+    Args:
+        predictors: Models with the same classes, in the same order.
+
+    Raises:
+        UsageError: When there are fewer than two, classes or tasks differ, or a model predicts other values.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        if len(predictors) < 2:
+            raise UsageError("an ensemble needs two models or more")
+        first, *others = predictors
+        for number, other in enumerate(others, 2):
+            if other.classes != first.classes:
+                theirs, ours = (", ".join(each.classes[:8]) for each in (other, first))
+                raise UsageError(f"model {number} of the ensemble has other classes: {theirs}; not {ours}")
+            if other.model.outputs.get("seg") != (mine := first.model.outputs["seg"]):
+                raise UsageError(f"model {number} of the ensemble has the output {other.model.outputs}, not {mine}")
+        if not first.model.outputs["seg"].classes:
+            raise UsageError("an ensemble averages probabilities, but the models predict other values")
+        self.predictors = list(predictors)
+        self.model, self.reader = _Main(first.model.outputs["seg"]), first.reader
+
+    @property
+    def labels(self) -> Labels:
+        """Classes and colours."""
+        return self.predictors[0].labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first model runs."""
+        return self.predictors[0].device
+
+    def __call__(self, source: Any, *, probabilities: bool = False) -> Prediction:
+        """Predict one image, an argument of `segkernel.Predictor.read`."""
+        path = Path(source) if isinstance(source, str | Path) else None
+        sample = self.prepare(self.read(source), name=path.stem if path else "image", path=path)
+        return self.predict_samples([sample], probabilities=probabilities)[0]
+
+    def read(self, source: Any) -> Any:
+        """Read an image, as `segkernel.Predictor.read`."""
+        return self.predictors[0].read(source)
+
+    def prepare(self, pixels: Any, *, name: str = "image", path: Any = None) -> tuple[Sample, ...]:
+        """Return one sample per model, as `segkernel.Predictor.prepare`."""
+        return tuple(predictor.prepare(pixels, name=name, path=path) for predictor in self.predictors)
+
+    def predict_samples(
+        self, samples: Sequence[tuple[Sample, ...]], *, probabilities: bool = False
+    ) -> list[Prediction]:
+        """Predict results of `prepare` as one batch, as `segkernel.Predictor.predict_samples`."""
+        every = [
+            predictor.predict_samples(batch, probabilities=True)
+            for predictor, batch in zip(self.predictors, zip(*samples, strict=True))
+        ]
+        found = []
+        for views in zip(*every, strict=True):
+            mean = sum(view["seg_probabilities"] for view in views) / len(views)
+            fields = {"seg": self.model.outputs["seg"].decode(mean[None], activated=True)}
+            fields |= {"seg_probabilities": mean} if probabilities else {}
+            found.append(type(views[0])(fields, views[0].meta))
+        return found
+
+
+class _Main:
+    """Stands for the models: the one output that an ensemble has."""
+
+    def __init__(self, output: Any) -> None:
+        self.outputs = {"seg": output}
