@@ -1,0 +1,394 @@
+// The page of `seg-kernel serve`: sends an image to one or two models, and draws their label maps over it.
+
+const find = (selector, inside = document) => inside.querySelector(selector);
+const [fileInput, cameraButton, first, second] = ["#file", "#camera", "#first", "#second"].map((id) => find(id));
+const [opacity, status, error, view] = ["#opacity", "#status", "#error", "#view"].map((id) => find(id));
+
+const state = {
+  models: new Map(), // by name: [{id, name, color}]
+  image: null, // {blob, name, bitmap}, or null before the first
+  isolated: null, // name of the class that is shown alone
+  request: null, // AbortController of the requests that are under way
+  panels: [],
+};
+
+// ---------------------------------------------------------------- requests
+
+async function predict() {
+  if (!state.image) return;
+  state.request?.abort();
+  const request = (state.request = new AbortController());
+  const wanted = [first.value, second.value].filter((name, index, all) => name && all.indexOf(name) === index);
+  state.panels.forEach((panel) => panel.busy(true));
+  const { image } = state;
+  const start = performance.now();
+  try {
+    const answers = await Promise.all(wanted.map((name) => labelsOf(name, image.blob, request.signal)));
+    const milliseconds = Math.round(performance.now() - start);
+    showPanels(wanted);
+    answers.forEach((labels, index) => state.panels[index].show(image, labels));
+    fail("");
+    say(image, answers[0], milliseconds);
+  } catch (problem) {
+    if (problem.name !== "AbortError") fail(problem.message);
+  } finally {
+    if (state.request === request) state.panels.forEach((panel) => panel.busy(false));
+  }
+}
+
+async function labelsOf(model, blob, signal) {
+  const address = `models/${encodeURIComponent(model)}/predict?format=png`;
+  let answer;
+  try {
+    answer = await fetch(address, { method: "POST", body: blob, signal });
+  } catch (problem) {
+    if (problem.name === "AbortError") throw problem;
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (!answer.ok) throw new Error(await messageOf(answer));
+  return decodeLabels(await answer.blob());
+}
+
+async function messageOf(answer) {
+  try {
+    return (await answer.json()).error.message;
+  } catch {
+    return `The server answered with status ${answer.status}.`;
+  }
+}
+
+// A canvas would give colours, which some browsers change; the ids are the values in the file.
+async function decodeLabels(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  const numbers = new DataView(bytes.buffer);
+  const [width, height] = [numbers.getUint32(16), numbers.getUint32(20)];
+  const parts = [];
+  for (let at = 8; at < bytes.length; at += 12 + numbers.getUint32(at)) {
+    const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
+    if (name === "IDAT") parts.push(bytes.subarray(at + 8, at + 8 + numbers.getUint32(at)));
+  }
+  const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
+  const rows = new Uint8Array(await new Response(stream).arrayBuffer());
+  const ids = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    ids.set(rows.subarray(y * (width + 1) + 1, (y + 1) * (width + 1)), y * width); // without the filter of the row
+  }
+  return { blob, width, height, ids };
+}
+
+// ---------------------------------------------------------------- messages
+
+function say(image, { width, height }, milliseconds) {
+  const parts = [`${image.name}, ${width} × ${height} pixels, labelled in ${milliseconds} ms.`];
+  const [one, other] = state.panels;
+  if (other) parts.push(`The models agree on ${percent(agreement(one, other))} of the pixels.`);
+  if (!image.bitmap) parts.push("This browser cannot show the image itself.");
+  status.textContent = parts.join(" ");
+}
+
+function fail(message) {
+  error.textContent = message;
+  if (message) status.textContent = "";
+}
+
+function agreement(one, other) {
+  const names = (panel) => panel.classes.map(({ name }) => name);
+  const [mine, theirs] = [names(one), names(other)];
+  let same = 0;
+  one.labels.ids.forEach((id, index) => (same += mine[id] === theirs[other.labels.ids[index]]));
+  return same / one.labels.ids.length;
+}
+
+function percent(share) {
+  return share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
+}
+
+// ---------------------------------------------------------------- panels
+
+function showPanels(names) {
+  find("#empty").hidden = true;
+  if (names.join("\n") !== state.panels.map((panel) => panel.model).join("\n")) {
+    state.panels = names.map((name) => new Panel(name));
+    find("#panels").replaceChildren(...state.panels.map((panel) => panel.element));
+  }
+}
+
+class Panel {
+  constructor(model) {
+    this.model = model;
+    this.classes = state.models.get(model);
+    this.element = find("#panel").content.cloneNode(true).firstElementChild;
+    [this.base, this.overlay] = [find(".image", this.element), find(".overlay", this.element)];
+    this.mark = find(".mark", this.element);
+    const heading = find("h2", this.element);
+    heading.textContent = model;
+    this.element.setAttribute("aria-label", model);
+    this.overlay.style.opacity = opacity.value / 100;
+    this.overlay.addEventListener("pointermove", (event) => point(this.pixelAt(event), this));
+    this.overlay.addEventListener("pointerleave", () => point(null));
+    this.overlay.addEventListener("click", (event) => isolate(this.nameAt(this.pixelAt(event))));
+    this.overlay.addEventListener("keydown", (event) => this.moveByKey(event));
+    this.overlay.addEventListener("focus", () => (find(".point", this.element).ariaLive = "polite"));
+    this.overlay.addEventListener("blur", () => {
+      find(".point", this.element).ariaLive = "off";
+      point(null);
+    });
+    find(".labels", this.element).addEventListener("click", () => this.download(this.labels.blob, "labels"));
+    find(".composite", this.element).addEventListener("click", () => this.downloadOverlay());
+  }
+
+  busy(yes) {
+    this.element.setAttribute("aria-busy", yes);
+    this.element.querySelectorAll(".controls button").forEach((button) => (button.disabled = yes));
+  }
+
+  show(image, labels) {
+    Object.assign(this, { image, labels });
+    const { width, height, ids } = labels;
+    for (const canvas of [this.base, this.overlay]) Object.assign(canvas, { width, height });
+    find(".stack", this.element).style.setProperty("--ratio", width / height);
+    if (image.bitmap) this.base.getContext("2d").drawImage(image.bitmap, 0, 0, width, height);
+    this.counts = new Uint32Array(256);
+    ids.forEach((id) => this.counts[id]++);
+    this.paint();
+    this.list();
+  }
+
+  // One class alone, or all.
+  paint() {
+    const { width, height, ids } = this.labels;
+    const colors = new Uint32Array(256); // bytes red, green, blue, alpha; transparent where nothing is set
+    const bytes = new Uint8Array(colors.buffer);
+    for (const { id, name, color } of this.classes) {
+      if (state.isolated === null || state.isolated === name) bytes.set([...color, 255], 4 * id);
+    }
+    const pixels = new ImageData(width, height);
+    const words = new Uint32Array(pixels.data.buffer);
+    ids.forEach((id, index) => (words[index] = colors[id]));
+    this.overlay.getContext("2d").putImageData(pixels, 0, 0);
+  }
+
+  list() {
+    const present = this.classes.filter(({ id }) => this.counts[id]).sort((a, b) => this.counts[b.id] - this.counts[a.id]);
+    const buttons = present.map(({ id, name, color }) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.name = name;
+      button.ariaPressed = state.isolated === name;
+      button.title = `Show ${name} only`;
+      button.append(swatch(color), span("name", name), span("share", percent(this.counts[id] / this.labels.ids.length)));
+      button.addEventListener("click", () => isolate(name));
+      return button;
+    });
+    this.keepFocus(buttons);
+    const missing = this.classes.length - present.length;
+    find(".absent", this.element).textContent = missing ? `${missing} of ${this.classes.length} classes do not occur.` : "";
+    const largest = present.slice(0, 3).map(({ id, name }) => `${name} ${percent(this.counts[id] / this.labels.ids.length)}`);
+    this.overlay.ariaLabel = `Labels of ${this.model}: ${largest.join(", ")}. Arrow keys move a pointer that names the class, Enter shows it alone.`;
+  }
+
+  // With a camera, the legend is rebuilt many times per second.
+  keepFocus(buttons) {
+    const focused = document.activeElement?.dataset?.name;
+    const inside = find(".legend", this.element).contains(document.activeElement);
+    find(".legend", this.element).replaceChildren(
+      ...buttons.map((button) => {
+        const item = document.createElement("li");
+        item.append(button);
+        return item;
+      }),
+    );
+    if (inside) buttons.find((button) => button.dataset.name === focused)?.focus();
+  }
+
+  pixelAt(event) {
+    const box = this.overlay.getBoundingClientRect();
+    const inside = (value, most) => Math.min(Math.max(Math.floor(value), 0), most - 1);
+    return {
+      x: inside(((event.clientX - box.left) / box.width) * this.overlay.width, this.overlay.width),
+      y: inside(((event.clientY - box.top) / box.height) * this.overlay.height, this.overlay.height),
+    };
+  }
+
+  nameAt({ x, y }) {
+    return this.classes[this.labels.ids[y * this.labels.width + x]].name;
+  }
+
+  moveByKey(event) {
+    const { width, height } = this.labels;
+    const step = event.shiftKey ? 1 : Math.max(1, Math.round(width / 40));
+    const { x, y } = this.point ?? { x: width >> 1, y: height >> 1 };
+    const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [];
+    if (right !== undefined) {
+      const limited = (value, most) => Math.min(Math.max(value, 0), most - 1);
+      point({ x: limited(x + right * step, width), y: limited(y + down * step, height) });
+    } else if (event.key === "Enter" || event.key === " ") {
+      isolate(this.nameAt({ x, y }));
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  showPoint(place, marked) {
+    this.point = place;
+    this.mark.hidden = !place;
+    const name = place ? this.nameAt(place) : "";
+    find(".point", this.element).textContent = place ? `${name} at (${place.x}, ${place.y})` : "";
+    if (!place) return;
+    const [across, down] = [(place.x + 0.5) / this.labels.width, (place.y + 0.5) / this.labels.height];
+    find("span", this.mark).textContent = name;
+    Object.assign(this.mark.style, { left: `${100 * across}%`, top: `${100 * down}%` });
+    this.mark.classList.toggle("dot", marked);
+    this.mark.classList.toggle("left", across > 0.7);
+    this.mark.classList.toggle("up", down > 0.8);
+  }
+
+  downloadOverlay() {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: this.labels.width, height: this.labels.height });
+    const context = canvas.getContext("2d");
+    context.drawImage(this.base, 0, 0);
+    context.globalAlpha = opacity.value / 100;
+    context.drawImage(this.overlay, 0, 0);
+    canvas.toBlob((blob) => this.download(blob, "overlay"));
+  }
+
+  download(blob, what) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `${this.image.name.replace(/\.\w+$/, "")}_${this.model}_${what}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+}
+
+// A colour as an attribute, since the page allows no inline styles.
+function swatch(color) {
+  const image = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const square = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  const attributes = { width: "100%", height: "100%", fill: `rgb(${color.join(",")})` };
+  Object.entries(attributes).forEach(([name, value]) => square.setAttribute(name, value));
+  image.setAttribute("aria-hidden", "true");
+  image.append(square);
+  return image;
+}
+
+function span(name, text) {
+  const element = document.createElement("span");
+  element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+function isolate(name) {
+  state.isolated = state.isolated === name ? null : name;
+  for (const panel of state.panels) {
+    panel.paint();
+    panel.element.querySelectorAll(".legend button").forEach((button) => {
+      button.ariaPressed = button.dataset.name === state.isolated;
+    });
+  }
+}
+
+// In all panels at once; a dot marks it where no mouse pointer is.
+function point(place, shown = null) {
+  state.panels.forEach((panel) => panel.showPoint(place, panel !== shown));
+}
+
+// ---------------------------------------------------------------- images
+
+async function open(blob, name) {
+  let bitmap = null;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    // A TIFF, or no image: the server says which.
+  }
+  state.image = { blob, bitmap, name };
+  await predict();
+}
+
+function openFirst(files) {
+  if (!files.length) return;
+  stopCamera();
+  state.isolated = null;
+  open(files[0], files[0].name || "pasted.png");
+}
+
+fileInput.addEventListener("change", () => {
+  openFirst(fileInput.files);
+  fileInput.value = ""; // so that the same file can be chosen again
+});
+document.addEventListener("paste", (event) => openFirst(event.clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  view.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget ?? view.classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  view.classList.remove("over");
+  if (event.dataTransfer.files.length) openFirst(event.dataTransfer.files);
+  else fail("Only files can be dropped: save the image first.");
+});
+
+// ---------------------------------------------------------------- camera
+
+let camera = null;
+
+async function startCamera() {
+  if (!navigator.mediaDevices) {
+    fail("Browsers allow the camera on localhost and over https only.");
+    return;
+  }
+  try {
+    camera = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } } });
+  } catch (problem) {
+    fail(`The camera cannot be used: ${problem.message}`);
+    return;
+  }
+  cameraButton.ariaPressed = true;
+  const video = Object.assign(document.createElement("video"), { srcObject: camera, muted: true, playsInline: true });
+  await video.play();
+  const canvas = document.createElement("canvas");
+  while (camera) {
+    Object.assign(canvas, { width: video.videoWidth, height: video.videoHeight });
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+    if (!camera) break;
+    await open(blob, "camera.jpg");
+    if (error.textContent) stopCamera();
+  }
+}
+
+function stopCamera() {
+  camera?.getTracks().forEach((track) => track.stop());
+  camera = null;
+  cameraButton.ariaPressed = false;
+}
+
+cameraButton.addEventListener("click", () => (camera ? stopCamera() : startCamera()));
+
+// ---------------------------------------------------------------- settings
+
+opacity.addEventListener("input", () => {
+  find("#percent").textContent = `${opacity.value} %`;
+  state.panels.forEach((panel) => (panel.overlay.style.opacity = opacity.value / 100));
+});
+first.addEventListener("change", predict);
+second.addEventListener("change", predict);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && state.isolated !== null) isolate(state.isolated);
+});
+
+try {
+  const { models } = await (await fetch("models")).json();
+  models.forEach(({ name, classes }) => state.models.set(name, classes));
+  const names = [...state.models.keys()];
+  first.append(...names.map((name) => new Option(name)));
+  second.append(new Option("none", ""), ...names.map((name) => new Option(name)));
+  find("#compare").hidden = names.length < 2;
+} catch {
+  fail("The server does not answer. Is it still running?");
+}
