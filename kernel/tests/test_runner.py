@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -559,11 +561,28 @@ def test_a_plain_module_is_trained_tested_and_resumed_with_its_own_keys(make_run
     assert torch.equal(again.model.module.weight, module.weight)
 
 
+@pytest.mark.parametrize("form", ["out", "logits", "attribute"])
+def test_a_plain_module_may_return_its_logits_as_other_libraries_do(rectangles, tmp_path, form):
+    class Net(torch.nn.Conv2d):
+        def forward(self, images):
+            logits, features = super().forward(images), images
+            named = {"out": {"out": logits, "aux": features}, "logits": {"loss": None, "logits": logits}}
+            return named.get(form) or SimpleNamespace(logits=logits)
+
+    module = Net(3, 3, 1)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    Runner(module, train=rectangles(), test=rectangles(), optimizer=optimizer, iterations=1, work_dir=tmp_path).run()
+    assert Predictor(module, classes=["a", "b", "c"])(np.zeros((24, 32, 3), np.uint8)).labels.shape == (24, 32)
+
+
 def test_a_plain_module_without_logits_of_the_classes_is_refused(rectangles, tmp_path):
     module = torch.nn.Conv2d(3, 5, 1)
     runner = Runner(module, train=rectangles(), optimizer=torch.optim.SGD(module.parameters(), 0.1), iterations=1,
                     work_dir=tmp_path / "run")  # fmt: skip
     with pytest.raises(UsageError, match=r"Conv2d returns \(1, 5, 24, 32\), not logits \(N, 3 classes, h, w\)"):
+        runner.run()
+    module.forward = lambda images: {"main": images}
+    with pytest.raises(UsageError, match="Conv2d returns dict without 'out', not logits"):
         runner.run()
     with pytest.raises(UsageError, match="no data set"):
         Runner(module)

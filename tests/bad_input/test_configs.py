@@ -48,7 +48,7 @@ CHANGES = {
     "~data": "nothing to do",
     "~optim": "optim.optimizer",
     "~optim.optimizer": "optim.optimizer",
-    "~schedule": "schedule.iterations or schedule.epochs, neither is set",
+    "~schedule": "schedule: set schedule.iterations or schedule.epochs, neither is set",
     "+dtaa=3": "dtaa: unknown section\n    did you mean 'data'?",
     "model=7": "model: expected a segmentors component or None, got 7",
     "data=[]": "data: expected a mapping or None, got []",

@@ -248,3 +248,14 @@ def test_a_broken_image_on_either_rank_ends_both_with_its_name(config: Path, tmp
         assert f"image_{index}.png" in run.process.err()
         assert run.saved() == [2, 3]
         assert checkpoint.load(run.work_dir / "checkpoints" / "iter_0000003.pt")["iteration"] == 3
+
+
+@pytest.mark.slow
+def test_a_plain_module_on_two_processes_learns_what_it_learns_on_one(tmp_path: Path) -> None:
+    files = [tmp_path / "one.pt", tmp_path / "two.pt"]
+    for launcher, file in zip(([], [LAUNCH, 2]), files):
+        process = Forked([*launcher, HERE / "plain.py", file], tmp_path)
+        assert process.wait() == 0, process.err()[-3000:]
+    one, two = map(torch.load, files)
+    assert one.keys() == two.keys() == {"classifier.weight", "classifier.bias"}, "the module's own keys"
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)

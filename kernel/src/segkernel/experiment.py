@@ -37,6 +37,9 @@ def check(config: Config, training: bool = True) -> list[Problem]:
     """Return all problems of a config that show without building it; ``training`` includes those of training only."""
     if "unavailable" in config.meta:
         return [unavailable(config)]
+    data, length = config.get("data") or {}, config.get("schedule") or {}
+    if training and data.get("train") and length.get("iterations") is length.get("epochs") is None:
+        return [Problem("set schedule.iterations or schedule.epochs, neither is set", "schedule")]
     return check_sections(Sections, _sections(config, training), catalog=catalog_of(config), ambient=ambient_of(config))
 
 

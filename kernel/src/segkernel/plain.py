@@ -14,7 +14,8 @@ class PlainModule(Segmentor):
     """Predicts with a module, and trains it with cross-entropy; its state dict is the module's.
 
     Args:
-        module: Normalised images (N, C, H, W) to logits (N, ``classes``, h, w) at any stride.
+        module: Normalised images (N, C, H, W) to logits (N, ``classes``, h, w) at any stride: a tensor, or a dict or an
+            object with the key or attribute ``out`` or ``logits``.
         classes: Number of classes.
     """
 
@@ -31,9 +32,11 @@ class PlainModule(Segmentor):
         Raises:
             UsageError: When it returns anything else.
         """
-        logits, count = self.module(images), self.outputs["seg"].classes
+        found, count = self.module(images), self.outputs["seg"].classes
+        # "out" as torchvision's models, ``logits`` as those of transformers; auxiliary outputs are not trained.
+        logits = found.get("out", found.get("logits")) if isinstance(found, dict) else getattr(found, "logits", found)
         if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != count:
-            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else f"{type(found).__name__} without 'out'"
             raise UsageError(f"{type(self.module).__name__} returns {given}, not logits (N, {count} classes, h, w)")
         return logits
 

@@ -26,6 +26,7 @@ CATALOG = Catalog.discover()
         ("2", "exit code", "ConfigError", "", ""),
         ("DataError", "exception", "", "", ""),
         ("heads", "group of components", "", "", ""),
+        ("segformer_mit-b0_8xb2-160k_ade20k-512x512", "config of the zoo", "mIoU", "", "seg-kernel models show segf"),
     ],
 )
 def test_a_name_is_explained(name: str, kind: str, argument: str, default: str, example: str) -> None:
@@ -48,6 +49,7 @@ def test_a_key_and_a_command_of_one_name_are_both_explained() -> None:
         ("val_interval", "schedule.val_interval"),
         ("optim.btch_size", "optim.batch_size"),
         ("after_validaton", "after_validation"),
+        ("segformer_b0", "segformer_mit-b0_8xb2-160k_ade20k-512x512"),
     ],
 )
 def test_near_names_are_offered(name: str, near: str) -> None:

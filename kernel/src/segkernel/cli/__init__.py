@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
@@ -35,6 +35,10 @@ def SIZE(value: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+CONFIG = click.argument("config", help="A YAML file, or the name of a packaged config.")
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", help="Changes: seed=3, +NEW=1, ~REMOVED.")
+"""For every command that runs a config."""
+
 TRUST = click.option("--trust", is_flag=True, help="Let the config inside the file run code and name files.")
 """For every command that opens a checkpoint or an exported file."""
 
@@ -48,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for flag, command in {"--dry-run": "dry-run", "--install-completion": "completion"}.items():
         shared.add_argument(flag, dest="command", action="store_const", const=[command], default=[])
     options, rest = shared.parse_known_args(arguments)
-    logging.basicConfig(level=options.log_level, handlers=[_StandardError()])
+    # Unlike a new one, it writes to what sys.stderr is at the time, which a live progress bar replaces.
+    handler = logging.lastResort or logging.StreamHandler()
+    handler.setLevel(logging.NOTSET)
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=options.log_level, handlers=[handler])
     rest = [*([] if options.launch is None else ["launch", options.launch]), *options.command, *rest]
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
@@ -142,18 +150,6 @@ def _of_plugin(name: str) -> click.Command:
     if not isinstance(found, click.Command):
         raise UsageError(f"the entry point of {name!r} must be a click command, not a {type(found).__name__}")
     return found
-
-
-class _StandardError(logging.StreamHandler):
-    """Writes to the current ``sys.stderr``, which a live progress bar replaces."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-        self.setFormatter(_Formatter())
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
 
 
 class _Formatter(logging.Formatter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from segkernel.cli import CONFIG, OVERRIDES
 from segkernel.config import load_config
 
 
@@ -19,8 +20,8 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@CONFIG
+@OVERRIDES
 @click.option("--explain", "keys", multiple=True, metavar="KEY", help="Only the history of this key; may be repeated.")
 @click.option("--places/--no-places", default=True, help="Add comments on where each value comes from.")
 def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places: bool) -> None:
@@ -41,8 +42,8 @@ def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places:
 
 
 @command.command("check")
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@CONFIG
+@OVERRIDES
 def check(config: str, overrides: tuple[str, ...]) -> None:
     """Import the components of CONFIG, check every argument, and run the checks of plugins; exit with 2 on problems.
 

@@ -43,7 +43,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("distribution")
+@click.argument("distribution", help="A package: segplug-heads.")
 @json_option
 def show(distribution: str, as_json: bool) -> None:
     """List the components of one DISTRIBUTION, without importing it.
@@ -64,7 +64,7 @@ def show(distribution: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("distribution", required=False)
+@click.argument("distribution", required=False, help="A package; all if left out.")
 @click.option("--deep", is_flag=True, help="Build every component and run the conformance kit on it.")
 @json_option
 @click.pass_context
@@ -109,9 +109,8 @@ def _wanted(catalog: Catalog, distribution: str) -> list[Row]:
 
 
 def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
-    shared, own = ("distribution", "version", "status", "requires"), ("group", "name", "value")
-    offers = [{key: getattr(row, key) for key in own} for row in rows]
-    return {**{key: getattr(rows[0], key) for key in shared}, "offers": offers}
+    own = [{key: getattr(row, key) for key in ("group", "name", "value")} for row in rows]
+    return {key: getattr(rows[0], key) for key in ("distribution", "version", "status", "requires")} | {"offers": own}
 
 
 def _print_list(catalog: Catalog) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from segkernel.cli import CONFIG, OVERRIDES
 from segkernel.config import load_config
 
 
 @click.command("run")
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@CONFIG
+@OVERRIDES
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
 @click.option(
     "--resume",
@@ -48,8 +49,7 @@ def command(
     from segkernel.experiment import run
 
     runner = run(loaded, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
-    if not runner.is_main:
-        return
-    click.echo(f"\nrun directory  {runner.work_dir}")
-    if best := runner.best_checkpoint():
-        click.echo(f"best weights   {best}\nnext           seg-kernel predict {best} IMAGE... --out predictions")
+    if runner.is_main:
+        click.echo(f"\nrun directory  {runner.work_dir}")
+        if best := runner.best_checkpoint():
+            click.echo(f"best weights   {best}\nnext           seg-kernel predict {best} IMAGE... --out predictions")

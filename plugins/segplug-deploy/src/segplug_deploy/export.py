@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkernel.cli import SIZE, TRUST
+from segkernel.cli import OVERRIDES, SIZE, TRUST
 from segkernel.errors import ConfigError, DataError, Problem, UntrustedError, UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 @click.command("export")
-@click.argument("model")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("model", help="A run directory, a checkpoint, or a config.")
+@OVERRIDES
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
 @click.option(
     "--format",

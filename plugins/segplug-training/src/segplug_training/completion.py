@@ -62,7 +62,9 @@ CONFIGS = ("config", "model")
 
 
 @click.command("completion")
-@click.argument("shell", required=False, type=click.Choice(list(SCRIPTS)))
+@click.argument(
+    "shell", required=False, type=click.Choice(list(SCRIPTS)), help="The shell; that of the environment if left out."
+)
 @click.option("--show", is_flag=True, help="Print the script instead of installing it.")
 @click.option("--complete", is_flag=True, hidden=True, help="Print the completions of the line in COMP_LINE.")
 def command(shell: str | None, show: bool, complete: bool) -> None:

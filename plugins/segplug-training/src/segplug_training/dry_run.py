@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segkernel.cli import CONFIG, OVERRIDES
 from segkernel.config import load_config
 from segkernel.errors import SegKernelError, UsageError
 from segplug_training.text_table import read_size, size_text, text_table
@@ -43,8 +44,8 @@ class DryRunCommand(click.Command):
 
 
 @click.command("dry-run", cls=DryRunCommand)
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@CONFIG
+@OVERRIDES
 @click.option("--work-dir", metavar="DIR", help="Run directory; its disk's free space is checked.")
 @click.option("--memory", metavar="SIZE", help="Memory of the device, 24GiB. [default: free memory of this one]")
 @click.option("--amp", is_flag=True, help="As for run.")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from segkernel.cli import CONFIG, OVERRIDES
 from segkernel.errors import UsageError
 from segplug_training.text_table import read_size, text_table
 
@@ -34,8 +35,8 @@ _TOO_FEW = "Expected more than 1 value per channel"
 
 
 @click.command("find-batch-size")
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@CONFIG
+@OVERRIDES
 @click.option("--most", default=256, show_default=True, type=click.IntRange(1), help="Largest size to try.")
 @click.option("--memory", metavar="SIZE", help="Memory limit, such as 24GiB. [default: free memory]")
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Draw samples per second over the size.")

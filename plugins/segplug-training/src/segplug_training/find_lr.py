@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segkernel.cli import CONFIG, OVERRIDES
 from segkernel.errors import TrainingError, UsageError
 from segkernel.hookspecs import Priority, hookimpl
 
@@ -27,8 +28,8 @@ DIVERGED = 4.0
 
 
 @click.command("find-lr")
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@CONFIG
+@OVERRIDES
 @click.option("--first", default=1e-7, show_default=True, type=click.FloatRange(0, min_open=True), help="First rate.")
 @click.option("--last", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Last rate.")
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(10), help="Optimiser steps at most.")

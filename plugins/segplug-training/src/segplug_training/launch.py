@@ -17,8 +17,14 @@ from segplug_training.cores import available_cores
 
 
 @click.command("launch", context_settings={"allow_interspersed_args": False})
-@click.argument("processes", type=click.IntRange(1))
-@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("processes", type=click.IntRange(1), help="Number of processes on this machine.")
+@click.argument(
+    "arguments",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    help="The command and its arguments, without seg-kernel.",
+)
 @click.pass_context
 def command(context: click.Context, processes: int, arguments: tuple[str, ...]) -> None:
     """Run the command ARGUMENTS as PROCESSES ranks of one run; the same as ``COMMAND --launch PROCESSES``.

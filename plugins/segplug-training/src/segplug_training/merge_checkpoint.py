@@ -10,8 +10,8 @@ from segkernel.errors import UsageError
 
 
 @click.command("merge-checkpoint")
-@click.argument("source", metavar="CHECKPOINT", type=click.Path(path_type=Path))
-@click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="CHECKPOINT", type=click.Path(path_type=Path), help="A sharded checkpoint.")
+@click.argument("out", metavar="FILE", type=click.Path(path_type=Path), help="The file to write.")
 def command(source: Path, out: Path) -> None:
     """Merge a sharded CHECKPOINT, a .pt file and the folder of shards next to it, into one FILE.
 

@@ -32,7 +32,7 @@ MARKS = "os^vDPX*"
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", help="Run directories, which are drawn together.")
 @click.option("--keys", metavar="GLOB,...", help="Keys to plot, one panel each; default: loss, lr and the metrics.")
 @click.option("--legend", metavar="NAMES", help="Names of the runs, separated by commas.")
 @click.option("--style", metavar="NAME", help="Style of matplotlib, such as ggplot.")

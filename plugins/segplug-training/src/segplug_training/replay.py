@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", metavar="RUN", type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "source",
+    metavar="RUN",
+    type=click.Path(exists=True, path_type=Path),
+    help="A run directory, or the file of one recorded batch.",
+)
 @click.option("--weights", metavar="CHECKPOINT", help="Compute the losses with these weights.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write image and labels of each sample.")
 @click.option("--device", metavar="NAME", default="cpu", show_default=True, help="Device to compute losses on.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segkernel.cli import OVERRIDES
 from segkernel.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,8 +24,13 @@ RECORDS = ("plugins.json", "environment.json", "data.json")
 
 
 @click.command("rerun")
-@click.argument("source", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument(
+    "source",
+    metavar="RUN",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A run directory.",
+)
+@OVERRIDES
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: RUN_rerun]")
 @click.option("--check", is_flag=True, help="Only list what has changed.")
 def command(source: Path, overrides: tuple[str, ...], work_dir: str | None, check: bool) -> None:

@@ -45,7 +45,9 @@ class RunRow:
 
 
 @click.command("runs")
-@click.argument("folder", default="work_dirs", type=click.Path(path_type=Path))
+@click.argument(
+    "folder", default="work_dirs", type=click.Path(path_type=Path), help="The folder that contains the runs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER, work_dirs by default: date, best metric, state, and the command that resumes each.

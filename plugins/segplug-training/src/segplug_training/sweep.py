@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segkernel.cli import CONFIG
 from segkernel.errors import DataError, Interrupted, SegKernelError, UsageError
 from segplug_training.progress import is_of_one_class
 from segplug_training.sweep_run import RESULT
@@ -41,8 +42,13 @@ class SweepError(SegKernelError):
 
 
 @click.command("sweep")
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | KEY=[A,B]]...")
+@CONFIG
+@click.argument(
+    "overrides",
+    nargs=-1,
+    metavar="[KEY=VALUE | KEY=[A,B]]...",
+    help="Changes for all runs, and lists of values, of which all combinations run.",
+)
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each combination.")
 @click.option("--models", metavar="A,B", help="Zoo models; CONFIG is then the rest of the name, 4xb2-20k_streetscenes.")
 @click.option("--pretrained", is_flag=True, help="Start models from their pretrained weights instead of random ones.")

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 @click.command("convert")
-@click.argument("source", metavar="FILE")
-@click.argument("model", metavar="MODEL")
+@click.argument("source", metavar="FILE", help="The weights: a file, an address, or a name.")
+@click.argument("model", metavar="MODEL", help="The config of the model, or the name of a packaged one.")
 @click.option("--out", metavar="FILE", help="The file to write. [default: NAME_converted.pth here]")
 @click.option("--format", "name", metavar="NAME", help="The weight format, when the keys alone do not tell.")
 @click.option("--backbone", is_flag=True, help="The weights are those of the model's backbone alone.")

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 @click.command("compare")
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", help="A run directory, its per_image.npz, or a folder of predictions.")
+@click.argument("second", metavar="B", help="The other, which is compared with A.")
 @click.option("--labels", metavar="DIR", help="Ground truth for folders of predictions, with the same values.")
 @click.option("--label-suffix", default=".png", show_default=True, help="Suffix of the files in --labels.")
 @click.option("--config", metavar="CONFIG", help="Take labels and classes from its test, or validation, set instead.")

@@ -23,7 +23,7 @@ _MOST_FILES = 5
 
 
 @click.command("init")
-@click.argument("folder")
+@click.argument("folder", help="Images with masks or annotations, or the name of a published data set.")
 @click.option("--out", metavar="FILE", default="my.yaml", show_default=True, help="The config to write.")
 @click.option(
     "--model", metavar="NAME", default="starter", show_default=True, help="A packaged config: seg-kernel models."

@@ -13,15 +13,16 @@ from typing import Any
 import click
 import yaml
 
+from segkernel.cli import OVERRIDES
 from segkernel.errors import DataError, UsageError, suggest
 
 SPLITS = ("train", "val", "test")
 
 
 @click.command("pack", no_args_is_help=True)
-@click.argument("config", required=False)
-@click.argument("dest", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("config", required=False, help="A YAML file, or the name of a packaged config.")
+@click.argument("dest", required=False, help="The folder to write.")
+@OVERRIDES
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Set of the config.")
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Worker processes. [default: one per CPU]")
 @click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="Size of a shard in MB.")

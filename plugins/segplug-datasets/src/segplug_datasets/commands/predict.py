@@ -50,8 +50,14 @@ class Command(click.Command):
 
 
 @click.command("predict", cls=Command)
-@click.argument("model")
-@click.argument("inputs", nargs=-1, required=True, metavar="[MODEL]... IMAGE... [KEY=VALUE]...")
+@click.argument("model", help="A run directory, a checkpoint, an exported file, or a config.")
+@click.argument(
+    "inputs",
+    nargs=-1,
+    required=True,
+    metavar="[MODEL]... IMAGE... [KEY=VALUE]...",
+    help="More models, images, folders of images or videos, and changes of the config.",
+)
 @click.option("--second", "seconds", multiple=True, metavar="IMAGE", help="Second images, for models that compare two.")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
 @click.option(

@@ -21,9 +21,13 @@ def _list(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
 
 
 @click.command("prepare", no_args_is_help=True)
-@click.argument("name")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("name", help="The data set, one of those listed here.")
+@click.argument(
+    "source",
+    type=click.Path(path_type=Path),
+    help="The folder with the downloaded archives or their contents, or one archive.",
+)
+@click.argument("dest", type=click.Path(path_type=Path), help="The folder to write.")
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from segplug_datasets.doctor.sample_info import SampleInfo
 
 _OPTIONS = (
-    click.argument("target", nargs=-1, metavar="[CONFIG] [KEY=VALUE]..."),
+    click.argument(
+        "target", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...", help="A config, and changes of it; none with --images."
+    ),
     click.option("--images", metavar="DIR", help="Folder of images, instead of a config."),
     click.option("--masks", metavar="DIR", help="Folder of masks."),
     click.option("--classes", metavar="A,B,...", help="Names of the classes in --masks."),

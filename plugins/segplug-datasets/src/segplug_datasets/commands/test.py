@@ -20,8 +20,13 @@ log = logging.getLogger(__name__)
 
 
 @click.command("test")
-@click.argument("config")
-@click.argument("others", nargs=-1, metavar="[WEIGHTS] [KEY=VALUE]...")
+@click.argument("config", help="A config; or a run directory or checkpoint, then without WEIGHTS.")
+@click.argument(
+    "others",
+    nargs=-1,
+    metavar="[WEIGHTS] [KEY=VALUE]...",
+    help="A checkpoint or an exported file, and changes of the config.",
+)
 @click.option(
     "--out", "labels_dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a label PNG for every image."
 )

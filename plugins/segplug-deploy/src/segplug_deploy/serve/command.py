@@ -8,7 +8,13 @@ from segkernel.cli import TRUST
 
 
 @click.command("serve")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument(
+    "models",
+    nargs=-1,
+    required=True,
+    metavar="MODEL...",
+    help="Run directories, checkpoints, exported files or published names; NAME=MODEL names one.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all networks.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")

@@ -6,10 +6,10 @@ import click
 
 
 @click.command("explain")
-@click.argument("name", nargs=-1, required=True)
+@click.argument("name", nargs=-1, required=True, help="The name; that of a subcommand has two words.")
 def command(name: tuple[str, ...]) -> None:
-    """Explain NAME: a component, a config key, a hook method, a command, a group, an exception, an exit code, or what
-    a message means.
+    """Explain NAME: a component, a config of the zoo, a config key, a hook method, a command, a group, an exception, an
+    exit code, or what a message means.
 
     \b
     Examples:

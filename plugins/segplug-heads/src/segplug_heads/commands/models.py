@@ -43,7 +43,9 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("list")
-@click.argument("pattern", required=False, metavar="[GLOB]")
+@click.argument(
+    "pattern", required=False, metavar="[GLOB]", help="Part of the names, or a pattern such as 'segformer*ade20k*'."
+)
 @click.option("--family", metavar="NAME", help="Only this family.")
 @click.option("--data", metavar="GLOB", help="Only these data parts, such as 'ade20k*'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -79,13 +81,13 @@ def list_models(
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    click.echo(table([("name", "family", "data", "mIoU", "from"), *(list(map(_cell, row.values())) for row in rows)]))
+    click.echo(table([("name", "family", "data", "mIoU", "from"), *(list(map(cell, row.values())) for row in rows)]))
     click.echo(f"\n{len(rows)} configs; any MODEL_SCHEDULE_DATA of their parts works, too")
     click.echo("next: seg-kernel models show NAME, seg-kernel run NAME" if rows else "next: pip install segplug-heads")
 
 
 @command.command("show")
-@click.argument("config", metavar="NAME")
+@click.argument("config", metavar="NAME", help="The name of a packaged config, or a YAML file.")
 @click.option("--shape", type=SIZE, help="Of the image that FLOPs are counted for. [default: the crop size]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
@@ -112,12 +114,12 @@ def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
         return
     for key, value in facts.items():
         if value is not None:
-            click.echo(f"{key:<12} {_cell(value)}")
+            click.echo(f"{key:<12} {cell(value)}")
     click.echo(f"next         seg-kernel config show {entry.name}, seg-kernel run {entry.name}")
 
 
 @command.command("download")
-@click.argument("config", metavar="NAME")
+@click.argument("config", metavar="NAME", help="A published name.")
 def download(config: str) -> None:
     """Download the published weights of a model into the cache; print the file.
 
@@ -171,9 +173,10 @@ def _of_other_sources() -> Iterator[dict[str, Any]]:
             yield {"name": short, "family": None, "data": None, "mIoU": None, "from": distribution}
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a plain value on one line, as people write it."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
+        return ", ".join(cell(item) for item in value)
     return "-" if value is None else str(value)

@@ -195,14 +195,14 @@ def unknown(name: str, zoos: list[Zoo]) -> list[Problem]:
     models = did_you_mean(model, [known for family in families for known in family.models()])
     before = f"/{name}/"  # weights were published under the names that experiments had before
     published = [entry.name for entry in list_experiments(zoos, before) if before in str(entry.own.get("_meta_"))]
-    near = published[:2] or _with_all_words(name, names)[:2] or did_you_mean(name, names)
+    near = published[:2] or with_all_words(name, names)[:2] or did_you_mean(name, names)
     near = near or [name.replace(model, known, 1) for known in models if model != name]
     hint = f"did you mean {' or '.join(near)}?\n" if near else ""
     problem = Problem(f"no config is called {name!r}", hint=f"{hint}seg-kernel models lists them")
     return [problem, *(problem for family in families for problem in family.problems)]
 
 
-def _with_all_words(name: str, names: Iterable[str]) -> list[str]:
+def with_all_words(name: str, names: Iterable[str]) -> list[str]:
     """Return the names that hold every word of ``name``, shortest first: segformer_b0 is in segformer_mit-b0_..."""
     words = _words(name.replace("+", "plus"))
     return sorted((known for known in names if words and words <= _words(known)), key=len)

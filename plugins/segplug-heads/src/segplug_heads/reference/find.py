@@ -1,4 +1,4 @@
-"""Entries by name: components, groups, config keys, hook methods, commands, errors and exit codes.
+"""Entries by name: components, configs of the zoo, groups, config keys, hook methods, commands, errors and exit codes.
 
     find("PSPHead"), find("optim.paramwise"), find("after_validation"), find("data check"), find("3")
 
@@ -22,10 +22,10 @@ from segkernel.cli import COMMANDS, cli
 from segkernel.config.sections import Sections
 from segkernel.errors import ComponentError, SegKernelError, UnknownComponentError, UsageError, did_you_mean
 from segkernel.signature import LISTS, UNIONS, Parameter, describe, group_of, is_record, signature, unwrap
+from segplug_heads.reference.configs import config_entries, near_configs
 from segplug_heads.reference.docstrings import argument_text, cited_in, summary_of
 from segplug_heads.reference.entry import Argument, Entry, arguments_of, source_of
 from segplug_heads.reference.examples import GIVEN, example_of, placed, used_at, value_of
-from segplug_heads.reference.positional import POSITIONAL
 from segplug_heads.reference.troubleshooting import sections
 from segplug_heads.reference.yaml_text import block, flow
 
@@ -53,6 +53,7 @@ def find(name: str, catalog: Catalog) -> list[Entry]:
     for group in _groups_of(name, catalog):
         row = catalog.find(group, name)
         found.append(component(group, row, catalog.load_row(row), catalog))
+    found = found or list(config_entries(name))
     if not found and find_spec("torch") and _has("optimizers", name, catalog):  # may be one of torch's
         row = catalog.find("optimizers", name)
         found.append(component("optimizers", row, catalog.load_row(row), catalog))
@@ -265,8 +266,7 @@ def _command_entry(name: str, command: click.Command, catalog: Catalog) -> Entry
         if record := parameter.get_help_record(context):
             flag, text = record
             default = re.search(r"\[default: (.+?)\]", text)
-            told = text.partition("  [")[0] or POSITIONAL.get(f"{name}: {flag}", "") or POSITIONAL.get(flag, "")
-            options.append(Argument(flag, "", default[1] if default else "", told))
+            options.append(Argument(flag, "", default[1] if default else "", text.partition("  [")[0]))
     text, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExamples:\n")
     usage = f"seg-kernel {name} {' '.join(command.collect_usage_pieces(context))}"
     below = [f"{name} {each}" for each in command.list_commands(context)] if isinstance(command, click.Group) else []
@@ -351,6 +351,7 @@ def _unknown(name: str, catalog: Catalog) -> UsageError:
     known = [*components, *keys, *hookspecs.MOMENTS, *commands, *GROUPS]
     near = did_you_mean(name, known, limit=4) or [last[key] for key in did_you_mean(name, last, limit=4)]
     near = [last[name], *near] if name in last else near
+    near = [*near, *near_configs(name)]
     if not near and find_spec("torch"):
         near = did_you_mean(name, _torch_optimizers())
     hint = catalog.moved(name) or (f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else _KINDS)
@@ -362,4 +363,4 @@ def _torch_optimizers() -> list[str]:
     return [name for name, each in vars(module).items() if inspect.isclass(each) and each is not module.Optimizer]
 
 
-_KINDS = "give a component, a config key, a hook method, a command, a group, an exception, an exit code or a message"
+_KINDS = "give a component, a config or a key of one, a hook method, a command, an exception, an exit code or a message"
