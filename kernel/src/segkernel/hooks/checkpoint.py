@@ -71,11 +71,14 @@ class CheckpointHook:
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:
-        interval = self.interval or (UNVALIDATED if run.val_set is None else None)
-        regular = run.iteration % interval == 0 if interval else self._validated_at == run.iteration
         is_best = any(iteration == run.iteration for _, iteration in self._best_files(run).values())
-        if regular or is_best or run.stopping or run.iteration >= run.max_iterations:
+        if self._is_due(run) or is_best or run.stopping or run.iteration >= run.max_iterations:
             self._save(run)
+
+    def _is_due(self, run: Run) -> bool:
+        """Whether the interval ends with this iteration; asked once in each."""
+        interval = self.interval or (UNVALIDATED if run.val_set is None else None)
+        return run.iteration % interval == 0 if interval else self._validated_at == run.iteration
 
     @hookimpl
     def on_exception(self, run: Run, error: BaseException) -> None:

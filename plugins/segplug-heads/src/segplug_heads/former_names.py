@@ -80,8 +80,8 @@ MOVED = {
     "dist_cfg": "its backend is engine.backend, of DDPEngine and FSDPEngine",
     "dist_params": "its backend is engine.backend, of DDPEngine and FSDPEngine",
     "workflow": "leave it out: a run validates every schedule.val_interval, with evaluate.loss: true also the loss",
-    "by_epoch": "with schedule.epochs, schedule.val_interval counts epochs, and CheckpointHook without interval saves "
-    "with every validation",
+    "by_epoch": "AsyncCheckpointHook has it; or without interval, CheckpointHook saves with every validation, and with "
+    "schedule.epochs, schedule.val_interval counts epochs",
     "fp16": "it is engine.amp: true",
     "launcher": "leave it out: torchrun starts the processes of a DDPEngine",
     "default_scope": "leave it out: names are looked up in all installed plugins",

@@ -3,7 +3,7 @@
     hooks:
       - {type: AsyncCheckpointHook, interval: 1000}
 
-It replaces `CheckpointHook` and has the same arguments.
+It replaces `CheckpointHook`, has its arguments, and can count epochs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ class AsyncCheckpointHook(CheckpointHook):
     of the writer is raised when the next one is saved.
 
     Args:
-        interval: Iterations between checkpoints, as in `CheckpointHook`.
+        interval: Iterations between checkpoints, as in `CheckpointHook`, or epochs.
         keep: Number of regular checkpoints to keep; None keeps all.
         best: Validation metrics to select by.
         top_k: Number of best checkpoints to keep for each metric.
+        by_epoch: Whether ``interval`` counts epochs; None is then 1. A checkpoint is saved in the iteration in which an
+            epoch ends.
     """
 
     def __init__(
@@ -50,12 +52,26 @@ class AsyncCheckpointHook(CheckpointHook):
         keep: PositiveInt | None = 3,
         best: str | Sequence[str] | None = "mIoU",
         top_k: PositiveInt = 1,
+        by_epoch: bool = False,
     ) -> None:
         super().__init__(interval=interval, keep=keep, best=best, top_k=top_k)
+        self.by_epoch, self._epochs = by_epoch, 0
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._takes_over = self._is_pending = self._may_postpone = self._is_postponed = False
         self._best_when_saved = self.best
+
+    @hookimpl
+    def before_train(self, run: Run) -> None:
+        super().before_train(run)
+        self._epochs = int(run.epoch)
+
+    def _is_due(self, run: Run) -> bool:
+        if not self.by_epoch:
+            return super()._is_due(run)
+        before, self._epochs = self._epochs, int(run.epoch)
+        interval = self.interval or 1
+        return self._epochs // interval > before // interval
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:
