@@ -139,6 +139,17 @@ def test_the_hook_draws_the_first_images_of_a_test(tmp_path: Path) -> None:
         assert sorted(path.stem for path in (folder / "run" / "pictures").iterdir()) == [f"square_{i}" for i in drawn]
 
 
+def test_the_hook_draws_each_validation_on_request(tmp_path: Path) -> None:
+    hooks = PicturesHook(count=2, interval=2, validation=True), PicturesHook()
+    for name, hook in zip(("wanted", "default"), hooks):
+        runner = Runner(ToySegmentor(), val=Squares(), test=Squares(), hooks=[hook], work_dir=tmp_path / name)
+        runner.iteration = 20
+        runner.validate()
+        runner.close()
+    drawn = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/pictures/**/*.png"))
+    assert drawn == [f"wanted/pictures/val_0000020/square_{i}.png" for i in (0, 2)]
+
+
 def test_the_hook_writes_every_picture_and_label_file_where_it_is_told(tmp_path: Path) -> None:
     draw_test_set(tmp_path, PicturesHook(0, tmp_path / "drawn", tmp_path / "labels"))
     names = sorted(path.name for path in (tmp_path / "drawn").iterdir())

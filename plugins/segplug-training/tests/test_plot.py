@@ -200,6 +200,13 @@ def test_show_without_a_display_explains_what_to_do(run: Path, monkeypatch: pyte
     assert "--out" in str(error)
 
 
+@pytest.mark.parametrize(("backend", "said"), [("tkag", "--backend tkag"), ("template", None)])
+def test_a_backend_opens_the_window(run: Path, monkeypatch: pytest.MonkeyPatch, backend: str, said: str | None) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    result = call(run, "--show", "--backend", backend)
+    assert (said in str(result.exception)) if said else result.exit_code == 0
+
+
 def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,4 +1,4 @@
-"""`PicturesHook`: writes the predictions of a test as overlays, next to the ground truth, and as label files."""
+"""`PicturesHook`: writes predictions as overlays, next to the ground truth, and those of a test as label files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PicturesHook:
-    """Draw predictions of the test set.
+    """Draw predictions of the test set, and of the validation set on request.
 
     Args:
         count: Maximum number of images whose overlays are written to ``pictures/`` in the run directory.
@@ -27,7 +27,8 @@ class PicturesHook:
         show: Show each overlay in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
         opacity: Opacity of the colours over the image, in (0, 1].
-        interval: The first and then every ``interval``-th image of the test set is one of ``count``.
+        interval: The first and then every ``interval``-th image of the set is one of ``count``.
+        validation: Also draw the images of each validation, into ``pictures/val_N/`` for iteration N.
     """
 
     priority = Priority.BELOW_NORMAL
@@ -41,10 +42,15 @@ class PicturesHook:
         wait_time: NonNegative = 0,
         opacity: Probability = 0.5,
         interval: PositiveInt = 1,
+        validation: bool = False,
     ) -> None:
-        self.count, self.interval, self.opacity = count, interval, opacity
+        self.count, self.interval, self.opacity, self.validation = count, interval, opacity, validation
         self.show_dir, self.labels_dir = show_dir, labels_dir
         self.show, self.wait_time = show, wait_time
+        self._seen = 0
+
+    @hookimpl
+    def before_validation(self) -> None:
         self._seen = 0
 
     @hookimpl
@@ -55,8 +61,22 @@ class PicturesHook:
     def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
         from segkernel.interfaces.model import PixelMap
 
-        if run.mode != "test" or not isinstance(run.model.outputs["seg"], PixelMap):
+        if not isinstance(run.model.outputs["seg"], PixelMap):
             return
+        folder = run.work_dir / "pictures"
+        if run.mode == "test":
+            self._write(run, prediction, target)
+        elif self.validation:
+            folder /= f"val_{run.iteration:07d}"
+        else:
+            return
+        number, rest = divmod(self._seen, self.interval)
+        self._seen += 1
+        if rest == 0 and number < self.count:
+            self._draw(run, prediction, target, _file(folder, str(prediction.meta["name"])))
+
+    def _write(self, run: Run, prediction: Prediction, target: Targets) -> None:
+        """Write or show what is wanted of every image of the test set."""
         name = str(prediction.meta["name"])
         if self.labels_dir is not None:
             found = prediction.labels.cpu().numpy()
@@ -64,13 +84,10 @@ class PicturesHook:
             write_labels(self.labels_dir, name, labels, run.labels.classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _file(self.show_dir, name))
-        number, rest = divmod(self._seen, self.interval)
-        self._seen += 1
-        if rest == 0 and number < self.count:
-            self._draw(run, prediction, target, _file(run.work_dir / "pictures", name))
 
     def _draw(self, run: Run, prediction: Prediction, target: Targets, path: str | Path | None) -> None:
-        sample = run.test_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
+        part = run.test_set if run.mode == "test" else run.val_set
+        sample = part.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
         draw(
             sample.image,
             prediction,

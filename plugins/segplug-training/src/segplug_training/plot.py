@@ -36,10 +36,17 @@ MARKS = "os^vDPX*"
 @click.option("--keys", metavar="GLOB,...", help="Keys to plot, one panel each; default: loss, lr and the metrics.")
 @click.option("--legend", metavar="NAMES", help="Names of the runs, separated by commas.")
 @click.option("--style", metavar="NAME", help="Style of matplotlib, such as ggplot.")
+@click.option("--backend", metavar="NAME", help="Backend of matplotlib that opens the window, such as tkagg.")
 @click.option("--out", metavar="FILE", help="File to write; default: curves.png in RUN, or here for several.")
 @click.option("--show", is_flag=True, help="Show a window; writes a file only when --out is given as well.")
 def command(
-    runs: tuple[str, ...], keys: str | None, legend: str | None, style: str | None, out: str | None, show: bool
+    runs: tuple[str, ...],
+    keys: str | None,
+    legend: str | None,
+    style: str | None,
+    backend: str | None,
+    out: str | None,
+    show: bool,
 ) -> None:
     """Plot loss, learning rate and metric curves of runs.
 
@@ -56,7 +63,7 @@ def command(
         curve.name = name
     patterns = _split(keys) or default_keys(curves)
     with styled(style):
-        figure = draw_curves(curves, patterns, show)
+        figure = draw_curves(curves, patterns, show, backend)
         if out or not show:
             path = Path(out) if out else (curves[0].folder if len(curves) == 1 else Path()) / "curves.png"
             write_figure(figure, path)
@@ -166,11 +173,13 @@ def default_keys(curves: Sequence[Curves]) -> list[str]:
     return [key for key in keys_in_order if any(curve.matching(key) for curve in curves)]
 
 
-def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = False) -> Figure:
+def draw_curves(
+    curves: Sequence[Curves], patterns: Sequence[str], show: bool = False, backend: str | None = None
+) -> Figure:
     """Return a figure with one panel per pattern and one line per run, kind and key.
 
     Raises:
-        UsageError: When a pattern matches nothing in any run, or there is no display.
+        UsageError: When a pattern matches nothing in any run, or as `new_figure`.
         NoMatplotlib: When matplotlib is not installed.
     """
     numbered = list(enumerate(curves))
@@ -182,7 +191,7 @@ def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = 
             raise UsageError(_no_key(pattern, curves))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = new_figure((5.5 * columns, 3.8 * rows), show)
+    figure = new_figure((5.5 * columns, 3.8 * rows), show, backend)
     for place, (pattern, lines) in enumerate(panels.items(), 1):
         _panel(figure.add_subplot(rows, columns, place), pattern, lines, several=len(curves) > 1)
     return figure
@@ -263,11 +272,11 @@ def styled(style: str | None) -> Iterator[None]:
         yield
 
 
-def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
-    """Return an empty figure, its size in inches.
+def new_figure(size: tuple[float, float], show: bool = False, backend: str | None = None) -> Figure:
+    """Return an empty figure, its size in inches; one to ``show`` has a window, of matplotlib's ``backend``.
 
     Raises:
-        UsageError: When there is no display.
+        UsageError: When there is no display, or matplotlib has no such backend.
         NoMatplotlib: When it is not installed.
     """
     try:
@@ -279,7 +288,12 @@ def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
     import matplotlib
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=size, layout="constrained")
+    try:
+        if backend is not None:
+            pyplot.switch_backend(backend)
+        figure = pyplot.figure(figsize=size, layout="constrained")
+    except (ImportError, ValueError) as error:  # without a toolkit or a display, or an unknown name
+        raise UsageError(f"--backend {backend}: {error}\n    write a file instead: --out curves.png") from error
     if matplotlib.get_backend().lower() == "agg":
         raise UsageError("there is no display to show curves on\n    write a file instead: --out curves.png")
     return figure
