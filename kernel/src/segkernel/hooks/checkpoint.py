@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 UNVALIDATED = 1000
 """Default interval, in iterations, of a run without validation."""
+BEST = ("mIoU",)
+"""Default metric, which a run without classes does not have; one that is named must exist."""
 ERRORS = ("error", "rmse", "rmse_log", "abs_rel", "sq_rel", "log10", "silog", "ece", "mece", "mce")
 """Metrics where lower is better, besides losses."""
 
@@ -34,7 +36,7 @@ class CheckpointHook:
         top_k: Number of best checkpoints to keep for each metric.
 
     Raises:
-        UsageError: When the first validation lacks a metric of ``best`` other than the default, mIoU.
+        UsageError: When the first validation lacks a metric of a ``best`` that is given.
     """
 
     priority = Priority.VERY_LOW
@@ -43,12 +45,12 @@ class CheckpointHook:
         self,
         interval: PositiveInt | None = None,
         keep: PositiveInt | None = 3,
-        best: str | Sequence[str] | None = "mIoU",
+        best: str | Sequence[str] | None = BEST,
         top_k: PositiveInt = 1,
     ) -> None:
         if (interval is not None and interval < 1) or (keep is not None and keep < 1) or top_k < 1:
             raise UsageError("CheckpointHook: interval, keep and top_k must be 1 or more")
-        self.interval, self.keep, self.top_k = interval, keep, top_k
+        self.interval, self.keep, self.top_k, self.must_exist = interval, keep, top_k, best is not BEST
         watched = [best] if isinstance(best, str) else best or ()
         self.best: dict[str, list[tuple[float, int]]] = {name: [] for name in watched}
         self._validated_at: int | None = None
@@ -62,7 +64,7 @@ class CheckpointHook:
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         self._validated_at = run.iteration
         for name in self.best:
-            if name not in metrics and name != "mIoU":  # the default, also of runs that have no classes
+            if name not in metrics and self.must_exist:
                 raise UsageError(f"CheckpointHook: validation has no metric {name!r}; {suggest(name, metrics)}")
             if name in metrics and math.isfinite(value := metrics[name]):
                 rest = (each for each in self.best[name] if each[1] != run.iteration)

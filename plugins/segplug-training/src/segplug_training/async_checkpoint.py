@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segkernel.annotations import PositiveInt
 from segkernel.engine import together
-from segkernel.hooks.checkpoint import CheckpointHook
+from segkernel.hooks.checkpoint import BEST, CheckpointHook
 from segkernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class AsyncCheckpointHook(CheckpointHook):
         self,
         interval: PositiveInt | None = None,
         keep: PositiveInt | None = 3,
-        best: str | Sequence[str] | None = "mIoU",
+        best: str | Sequence[str] | None = BEST,
         top_k: PositiveInt = 1,
         by_epoch: bool = False,
     ) -> None:
