@@ -22,7 +22,7 @@ from segplug_training.swa import SWAHook
     ],
 )
 def test_a_hook_that_would_begin_after_the_end_is_refused(make_runner, allowed, refused) -> None:
-    runner = make_runner(config={"schedule": {"epochs": 1.5}})
+    runner = make_runner()
     allowed.before_train(runner)
     with pytest.raises(UsageError, match=r"is never reached: the run has (6 iterations|1.5 epochs)"):
         refused.before_train(runner)

@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
+from segkernel.errors import UsageError
 from segplug_training.cuda import CUDAEngine
+from segplug_training.ddp import DDPEngine
 from segplug_training.ranks import Ranks, first_host, gpu_index, launch_store, meet, slurm_ranks
 
 TASK = {
@@ -89,3 +91,8 @@ def test_what_an_attempt_says_is_there_for_the_next_one_of_the_same_launch(monke
 def test_waiting_for_a_missing_rank_times_out():
     with pytest.raises(RuntimeError, match="not all of 2 came"):
         meet(dist.HashStore(), 0, 2, 0.1)
+
+
+def test_buckets_that_cannot_be_compiled_are_refused():
+    with pytest.raises(UsageError, match=r"bucket_cap_mb 0.5: torch.compile needs"):
+        DDPEngine(device="cpu", compile=True, bucket_cap_mb=0.5)

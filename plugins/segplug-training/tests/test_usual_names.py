@@ -54,3 +54,16 @@ def test_iterations_and_epochs_are_not_compared() -> None:
     ):
         assert overlong_text({"epochs": 2, "val_interval": 1, "lr": [lr]}).startswith(expected)
     assert overlong_text({"iterations": "20", "lr": "PolyLR"}) == overlong_text({}) == ""
+
+
+def test_a_run_also_knows_its_length_in_the_other_unit() -> None:
+    parts = [{"type": "ConstantLR", "end": 3, "by_epoch": True}, {"type": "PolyLR", "begin": 5}]
+    known = {"iterations": 6, "epochs": 2.25}
+    for given in ({"iterations": 6}, {"epochs": 2.25}):
+        assert overlong_text({**given, "lr": parts}, known) == ""
+        parts_too_long = [{**parts[0], "begin": 3, "end": 4}, {**parts[1], "begin": 6}]
+        text = overlong_text({**given, "lr": parts_too_long}, known)
+        assert "schedule.lr[0].begin is 3" in text
+        assert "schedule.lr[1].begin is 6" in text
+        assert "2.25 epochs" in text
+        assert "6 iterations" in text

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Unpack
 
 from segkernel.annotations import Positive
+from segkernel.errors import UsageError
 from segkernel.sample import Batch
 from segplug_training.distributed import DistributedArguments, DistributedEngine
 from segplug_training.loss_module import LossModule
@@ -35,7 +36,10 @@ class DDPEngine(DistributedEngine):
     Args:
         find_unused_parameters: For models in which some parameters get no gradient in some steps; slower.
         static_graph: Whether the model uses the same parameters in every step: allows further optimisations by DDP.
-        bucket_cap_mb: Size of DDP's gradient buckets in MB.
+        bucket_cap_mb: Size of DDP's gradient buckets in MB; with ``compile`` 1 or more.
+
+    Raises:
+        UsageError: When ``compile`` is combined with smaller buckets.
     """
 
     may_freeze = True
@@ -49,6 +53,8 @@ class DDPEngine(DistributedEngine):
         **kwargs: Unpack[DistributedArguments],
     ) -> None:
         super().__init__(**kwargs)
+        if self.compile and bucket_cap_mb < 1:  # an assertion of its optimiser for DDP
+            raise UsageError(f"engine.bucket_cap_mb {bucket_cap_mb:g}: torch.compile needs buckets of 1 MB or more")
         self.options: dict[str, Any] = {
             "find_unused_parameters": find_unused_parameters,
             "static_graph": static_graph,

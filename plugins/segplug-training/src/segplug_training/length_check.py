@@ -39,29 +39,40 @@ def check_length(config: Config) -> list[Problem]:
     return [Problem(message, f"schedule.{kept}", place_of(section, kept), f"~schedule.{removed} removes the other")]
 
 
-def overlong_text(section: Mapping[str, Any]) -> str:
+def overlong_text(section: Mapping[str, Any], known: Mapping[str, float] | None = None) -> str:
     """Return a warning of the numbers in a section ``schedule`` that exceed the length of the run, "" without any.
 
-    Numbers are compared with a length in the same unit only.
+    Numbers are compared with the length in their unit, where it is known.
+
+    Args:
+        section: Those of a config.
+        known: Length of the run by unit, ``iterations`` and ``epochs``; None is that of the section, in one unit.
     """
     unit = "iterations" if section.get("iterations") is not None else "epochs"
-    length, parts = section.get(unit), section.get("lr") or ()
-    parts = [part if isinstance(part, Mapping) else {} for part in (parts if isinstance(parts, list) else [parts])]
-    if not _is_number(length) or not (too_long := dict(_overlong(section, parts, unit, length))):
+    lengths: dict[str, Any] = {unit: section.get(unit)}
+    if not _is_number(lengths[unit]):
         return ""
-    number = f"{length:,} {unit if length != 1 else unit[:-1]}"
+    lengths |= {each: length for each, length in (known or {}).items() if each != unit}
+    parts = section.get("lr") or ()
+    parts = [part if isinstance(part, Mapping) else {} for part in (parts if isinstance(parts, list) else [parts])]
+    too_long = {key: found for each in lengths for key, found in _overlong(parts, each, lengths[each])}
+    interval: Any = section.get("val_interval")
+    if _is_number(interval) and interval > lengths[unit]:
+        too_long["val_interval"] = interval, max(math.floor(lengths[unit] / 10), 1)
+    if not too_long:
+        return ""
+    first, *others = (f"{length:,.6g} {each if length != 1 else each[:-1]}" for each, length in lengths.items())
+    number = f"{first} (schedule.{unit})" + "".join(f", which are {other}" for other in others)
     found = ", ".join(f"schedule.{key} is {value:,}" for key, (value, _) in too_long.items())
     changes = " ".join(f"schedule.{key}={fitting}" for key, (_, fitting) in too_long.items())
     return (
-        f"the run has {number} (schedule.{unit}), but {found}: a plan for a longer run\n    set {changes}\n"
+        f"the run has {number}, but {found}: a plan for a longer run\n    set {changes}\n"
         "    or let seg-kernel init FOLDER --model NAME write a schedule of the right length"
     )
 
 
-def _overlong(
-    section: Mapping[str, Any], parts: list[Mapping[str, Any]], unit: str, length: float
-) -> Iterator[tuple[str, tuple[float, int]]]:
-    """Yield the keys whose number exceeds the length, with that number and one that fits."""
+def _overlong(parts: list[Mapping[str, Any]], unit: str, length: float) -> Iterator[tuple[str, tuple[float, int]]]:
+    """Yield the keys of schedules in a unit whose number exceeds the length, with that number and one that fits."""
     parts = [part if bool(part.get("by_epoch")) == (unit == "epochs") else {} for part in parts]
     ends = [part[key] for part in parts for key in ("begin", "end") if _is_number(part.get(key))]
     # A last part without an end fills the run: those before it are a warm-up.
@@ -69,11 +80,8 @@ def _overlong(
     for index, part in enumerate(parts):
         for key in ("begin", "end"):
             value: Any = part.get(key)
-            if _is_number(value) and (value > length or (key == "begin" and value == length)):
+            if _is_number(value) and (value > math.ceil(length) or (key == "begin" and value >= length)):
                 yield f"lr[{index}].{key}", (value, max(round(value * length / planned), 1))
-    interval: Any = section.get("val_interval")
-    if _is_number(interval) and interval > length:
-        yield "val_interval", (interval, max(math.floor(length / 10), 1))
 
 
 def _is_number(value: Any) -> TypeIs[int | float]:

@@ -52,6 +52,7 @@ class ProgressHook:
 
     @hookimpl
     def before_run(self, run: Run) -> None:
+        from segplug_training.begin_check import epochs_of
         from segplug_training.length_check import overlong_text
         from segplug_training.run_summary import not_loaded, start_text
 
@@ -60,7 +61,9 @@ class ProgressHook:
             log.info("%s", start_text(run))
             for name in not_loaded(run.model):
                 log.warning("the model names the weights %s but has not loaded them: see weights.load_pretrained", name)
-        if run.is_main and run.train_set is not None and (text := overlong_text(run.config.get("schedule") or {})):
+        lengths = {"iterations": run.max_iterations, "epochs": epochs_of(run)}
+        section = run.config.get("schedule") or {}
+        if run.is_main and run.train_set is not None and (text := overlong_text(section, lengths)):
             log.warning("%s", text)
 
     @hookimpl

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from segkernel.headers import image_size
+from segplug_training.begin_check import epochs_of
 from segplug_training.resume import resume_command
 
 if TYPE_CHECKING:
@@ -122,9 +123,8 @@ def _first_size(dataset: Any) -> tuple[int, int]:
 def _length(run: Run) -> str:
     left = run.max_iterations - run.iteration
     text = f"{run.max_iterations} iterations"
-    if run.train_set is not None and len(run.train_set.dataset):
-        batch = getattr(run, "batch_size", 1)
-        text += f" of {batch} images, {run.max_iterations * batch / len(run.train_set.dataset):.3g} epochs"
+    if epochs := epochs_of(run):
+        text += f" of {getattr(run, 'batch_size', 1)} images, {epochs:.3g} epochs"
     return text if left == run.max_iterations else f"{text}, from iteration {run.iteration} on"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 _RUN = "it is seg-kernel run CONFIG, which trains, validates and tests"
 _TEST = "it is seg-kernel test CONFIG WEIGHTS; a run validates by itself, every schedule.val_interval"
 _PREDICT = "it is seg-kernel predict MODEL IMAGE..."
+_ZERO = "FSDPEngine does what DeepSpeed's ZeRO does: it shards parameters, gradients and optimiser states"
 _INIT = "it is seg-kernel init FOLDER, which writes a config for the images and masks in FOLDER"
 
 COMMANDS = {
@@ -43,9 +44,11 @@ KEYS = {
     "device": "it is engine.device, or the option --device of run",
     "amp": "it is engine.amp, or the option --amp of run",
     **dict.fromkeys(("checkpoint", "weights", "init_from"), "weights to start from are load_from"),
+    **dict.fromkeys(("deepspeed", "DeepSpeed", "DeepSpeedEngine", "DeepSpeedStrategy", "zero_optimization"), _ZERO),
+    **dict.fromkeys(("MMDeepSpeedEngineWrapper", "DeepSpeedOptimWrapper"), _ZERO),
     **dict.fromkeys(("gpus", "devices", "num_gpus", "nproc_per_node"), "processes are started by --launch N"),
 }
-"""Keys that other tools have at the top of a config, or as options."""
+"""Keys that other tools have at the top of a config, or as options, and their engines."""
 
 
 def usual_name(name: str) -> str:
