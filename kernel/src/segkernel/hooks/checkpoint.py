@@ -13,7 +13,7 @@ from typing import Any
 
 from segkernel.annotations import PositiveInt
 from segkernel.errors import DataError, UsageError, suggest
-from segkernel.files import replacing
+from segkernel.files import file_name, replacing
 from segkernel.hookspecs import Priority, Run, hookimpl
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class CheckpointHook:
     def _best_files(self, run: Run) -> dict[Path, tuple[float, int]]:
         """Return the files of the best checkpoints, by metric and best first, with value and iteration."""
         folder, best = run.work_dir / "checkpoints", self.best.items()
-        return {folder / f"best_{_safe(name)}_{_file_of(each[1])}": each for name, found in best for each in found}
+        return {folder / f"best_{file_name(name)}_{_file_of(each[1])}": each for name, found in best for each in found}
 
     def _link_best(self, run: Run, folder: Path) -> None:
         """Link the best to the files of ``folder``."""
@@ -119,7 +119,7 @@ class CheckpointHook:
     def _prune(self, run: Run) -> None:
         folder, wanted = run.work_dir / "checkpoints", self._best_files(run)
         regular = sorted(folder.glob("iter_*.pt"))
-        best = [path for name in self.best for path in folder.glob(f"best_{_safe(name)}_iter_*.pt")]
+        best = [path for name in self.best for path in folder.glob(f"best_{file_name(name)}_iter_*.pt")]
         for old in [*(regular[: -self.keep] if self.keep else []), *(path for path in best if path not in wanted)]:
             old.unlink()
 
@@ -156,7 +156,3 @@ def _link(source: Path, target: Path) -> None:
 
 def _file_of(iteration: int) -> str:
     return f"iter_{iteration:07d}.pt"
-
-
-def _safe(name: str) -> str:
-    return name.replace("/", "-").replace(" ", "-")
