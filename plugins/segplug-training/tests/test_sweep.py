@@ -19,7 +19,8 @@ from segkernel import load_config
 from segkernel.errors import ConfigError, Interrupted, UsageError
 from segkernel.experiment import make_runner
 from segplug_training import sweep
-from segplug_training.combinations import combinations, read_varied
+from segplug_training.combinations import combinations
+from segplug_training.search_space import drawn, grid, read_varied
 from segplug_training.sweep_run import measure, perform
 
 FOLDER = str(Path(__file__).parent)
@@ -123,6 +124,38 @@ def test_lists_vary_and_a_list_of_a_list_is_one_value():
     assert varied == {"b": [1, "x"], "c": [[2, 3]]}
     with pytest.raises(UsageError, match="needs values"):
         read_varied(["a=[]"])
+
+
+def test_random_values_are_in_their_ranges_and_more_of_them_begin_with_the_same():
+    _, varied = read_varied(["lr=log(1e-5,1e-1)", "drop=uniform(0,0.5)", "depth=int(2,4)", "mode=[a,b]"])
+    chosen = drawn(varied, 200, seed=1)
+    assert chosen[:50] == drawn(varied, 50, seed=1)
+    assert chosen[:50] != drawn(varied, 50, seed=2)
+    assert [each["lr"] for each in drawn({"lr": varied["lr"]}, 50, seed=1)] == [each["lr"] for each in chosen[:50]]
+    assert all(1e-5 <= each["lr"] <= 1e-1 and 0 <= each["drop"] <= 0.5 for each in chosen)
+    assert 0.4 < sum(each["lr"] < 1e-3 for each in chosen) / 200 < 0.6  # half of the decades
+    assert {each["depth"] for each in chosen} == {2, 3, 4}
+    assert len(drawn({"mode": ["a", "b"]}, 50, seed=1)) == 2  # nothing is run twice
+    with pytest.raises(UsageError, match="lr: a range is drawn from: add --random N"):
+        grid(varied)
+
+
+@pytest.mark.parametrize(
+    "text", ["lr=log(0,1)", "lr=uniform(2,1)", "lr=int(a,3)", "lr=int(1,2.5)", "lr=uniform(0,inf)"]
+)
+def test_a_range_that_cannot_be_drawn_from_is_refused(text):
+    with pytest.raises(UsageError, match=r"LOW < HIGH|is not a number|whole numbers"):
+        read_varied([text])
+
+
+def test_a_random_sweep_resumes_and_grows(config, made, tmp_path):
+    calls, _ = made
+    arguments = (config, f"{LR}=log(1e-4,1e-2)", "schedule.iterations=1", "--out", tmp_path / "out", "--random")
+    assert invoke(*arguments, 2).exception is None
+    assert invoke(*arguments, 3).exception is None
+    assert len(calls) == len(set(calls)) == 3
+    assert len(json.loads((tmp_path / "out" / "table.json").read_text())) == 3
+    assert isinstance(invoke(config, "--random", 2).exception, UsageError)
 
 
 def test_an_invalid_combination_is_reported_before_any_run(config, made):

@@ -1,9 +1,8 @@
-"""The runs of a sweep: every combination of models, values and seeds, as validated configs."""
+"""The runs of a sweep: every combination of models, values and seeds, or random ones, as validated configs."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +12,10 @@ from typing import Any
 
 from segkernel.config import Config, load_config
 from segkernel.config.marks import to_builtin
-from segkernel.config.text import read_mapping
-from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.errors import ConfigError
+from segplug_training.search_space import drawn, grid, read_varied
 
 COMPARED = ("optim", "schedule", "data", "engine")
-_VARIED = re.compile(r"(?P<key>[^~=]*[^~=+])=(?P<values>\[.*\])\s*", re.DOTALL)
 
 
 @dataclass
@@ -46,57 +44,44 @@ class Entry:
         return clean if clean == text else f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def read_varied(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the overrides common to all runs, and the lists of values by key: ``lr=[1e-3,1e-4]``.
-
-    Raises:
-        UsageError: When a list of values is empty or cannot be parsed.
-    """
-    fixed: list[str] = []
-    varied: dict[str, list[Any]] = {}
-    for text in overrides:
-        match = _VARIED.fullmatch(text)
-        if match is None:
-            fixed.append(text)
-            continue
-        problems: list[Problem] = []
-        found = read_mapping(f"values: {match['values']}", "command line", problems)
-        if problems or found is None or not found["values"]:
-            raise UsageError(f"{text!r}: needs values, KEY=[A,B]; write a list as a single value KEY=[[A,B]]")
-        varied[match["key"]] = to_builtin(found["values"])
-    return fixed, varied
-
-
 def combinations(
-    config: str, overrides: Sequence[str], seeds: int = 1, models: Sequence[str] = (), pretrained: bool = False
+    config: str,
+    overrides: Sequence[str],
+    seeds: int = 1,
+    models: Sequence[str] = (),
+    pretrained: bool = False,
+    draws: int | None = None,
 ) -> list[Entry]:
     """Return every run of a sweep; the seeds of a combination are consecutive.
 
     Args:
         config: File or name; with ``models`` the part of the name after the model's, ``4xb2-20k_streetscenes``.
-        overrides: ``KEY=VALUE`` for all, ``KEY=[A,B]`` to vary.
+        overrides: ``KEY=VALUE`` for all, ``KEY=[A,B]`` or a `Range` to vary.
         seeds: Runs per combination; the seeds start at the config's.
         models: Zoo names without schedule and data.
         pretrained: Whether models start from the pretrained weights in their configs.
+        draws: Number of random combinations, drawn with the config's seed; None is all of them.
 
     Raises:
         ConfigError: When a run's config is invalid.
+        UsageError: As `read_varied`, `grid` and `drawn`.
     """
     fixed, varied = read_varied(overrides)
     entries = []
-    for model, values in itertools.product(models or [""], itertools.product(*varied.values())):
-        chosen = dict(zip(varied, values))
+    for model in models or [""]:
         name = f"{model}_{config}" if model else config
-        own = [*fixed, *(f"{key}={json.dumps(value)}" for key, value in chosen.items())]
-        own += [] if pretrained or not model else _from_scratch(name)
-        loaded = load_config(name, own)
-        first = loaded.get("seed") or 0
-        labels = {**({"model": model} if model else {}), **chosen}
-        for seed in range(first, first + seeds):
-            given = [*own, f"seed={seed}"]
-            digest = hashlib.sha256(load_config(name, given).to_yaml().encode()).hexdigest()
-            entries.append(Entry(labels, seed, name, given, digest))
-        _check(loaded)
+        common = [*fixed, *([] if pretrained or not model else _from_scratch(name))]
+        search_seed = load_config(name, common).get("seed") or 0
+        for chosen in grid(varied) if draws is None else drawn(varied, draws, search_seed):
+            own = [*common, *(f"{key}={json.dumps(value)}" for key, value in chosen.items())]
+            loaded = load_config(name, own)
+            first = loaded.get("seed") or 0
+            labels = {**({"model": model} if model else {}), **chosen}
+            for seed in range(first, first + seeds):
+                given = [*own, f"seed={seed}"]
+                digest = hashlib.sha256(load_config(name, given).to_yaml().encode()).hexdigest()
+                entries.append(Entry(labels, seed, name, given, digest))
+            _check(loaded)
     return entries
 
 

@@ -1,6 +1,7 @@
-"""``seg-kernel sweep``: runs every combination of values with several seeds, and tabulates the results.
+"""``seg-kernel sweep``: runs every combination of values with several seeds, or random ones, and tabulates the results.
 
 seg-kernel sweep my.yaml --seeds 5 'optim.optimizer.lr=[1e-3,1e-4]'
+seg-kernel sweep my.yaml --random 20 'optim.optimizer.lr=log(1e-5,1e-2)'
 seg-kernel sweep 4xb2-20k_streetscenes --models pidnet-s,stdc1 schedule.iterations=300
 """
 
@@ -49,6 +50,9 @@ class SweepError(SegKernelError):
     metavar="[KEY=VALUE | KEY=[A,B]]...",
     help="Changes for all runs, and lists of values, of which all combinations run.",
 )
+@click.option(
+    "--random", "draws", metavar="N", type=click.IntRange(1), help="Run N random combinations instead of all."
+)
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each combination.")
 @click.option("--models", metavar="A,B", help="Zoo models; CONFIG is then the rest of the name, 4xb2-20k_streetscenes.")
 @click.option("--pretrained", is_flag=True, help="Start models from their pretrained weights instead of random ones.")
@@ -57,6 +61,7 @@ class SweepError(SegKernelError):
 def command(
     config: str,
     overrides: tuple[str, ...],
+    draws: int | None,
     seeds: int,
     models: str | None,
     pretrained: bool,
@@ -68,9 +73,13 @@ def command(
     An interrupted sweep continues when started again: finished runs are not repeated. Write a list as a single value
     KEY=[[A,B]].
 
+    --random N also takes ranges: KEY=log(LOW,HIGH) draws the logarithm, KEY=uniform(LOW,HIGH), KEY=int(LOW,HIGH). The
+    values follow from the config's seed, and a larger N adds runs to the first ones.
+
     \b
     Examples:
       seg-kernel sweep my.yaml optim.optimizer.lr=[1e-3,1e-4] --seeds 3
+      seg-kernel sweep my.yaml --random 20 'optim.optimizer.lr=log(1e-5,1e-2)'
     """
     from segplug_training.combinations import combinations, source_of, unequal
     from segplug_training.sweep_run import perform as perform_one
@@ -79,7 +88,7 @@ def command(
         perform_one(Path(config))
         return
     named = [model.strip() for model in (models or "").split(",") if model.strip()]
-    entries = combinations(config, overrides, seeds, named, pretrained)
+    entries = combinations(config, overrides, seeds, named, pretrained, draws)
     folder = out or Path("work_dirs") / f"{source_of(config)}_sweep"
     if named and (lines := unequal(entries)):
         click.echo(f"differs between models:\n{lines}\n")
