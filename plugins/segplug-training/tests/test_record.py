@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 import yaml
+from packaging.requirements import Requirement
 
 from segkernel import checkpoint
 from segplug_training.record import RecordHook
@@ -26,6 +27,11 @@ def test_the_record_describes_how_the_run_was_started(tmp_path):
     assert "segplug-training" in json.loads((tmp_path / "plugins.json").read_text())
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["seed"] == 3
+    pinned = [Requirement(line) for line in (tmp_path / "requirements.txt").read_text().splitlines()]
+    versions = {each.name: str(each.specifier) for each in pinned}
+    assert versions["torch"] == f"=={torch.__version__.partition('+')[0]}"
+    assert {"seg-kernel", "segplug-training", "pluggy", "sympy"} <= versions.keys()  # of torch, too
+    assert "pytest" not in versions
     assert environment["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,10 +59,13 @@ def test_a_rerun_ends_with_the_same_weights(tmp_path):
     (first / "environment.json").write_text(json.dumps({**record, "torch": "1.0", "git": {"commit": "abc"}}))
     plugins = json.loads((first / "plugins.json").read_text())
     (first / "plugins.json").write_text(json.dumps({**plugins, "seg-kernel": "0.0.1"}))
+    locked = (first / "requirements.txt").read_text()
+    (first / "requirements.txt").write_text(re.sub("pluggy==.*", "pluggy==0.1", locked))
     done = invoke(first, "+data.train.shift=3", "--check")
     assert done.exit_code == 1
-    for words in ("torch: 2", ", was 1.0", "was 0.0.1", "train.sha256: ", "git"):
+    for words in ("torch: 2", ", was 1.0", "was 0.0.1", "train.sha256: ", "git", ", was 0.1"):
         assert words in done.output
+    assert done.output.count("torch: ") == 1
     assert sorted(path.name for path in first.parent.iterdir()) == ["first", "first_rerun"]
 
 

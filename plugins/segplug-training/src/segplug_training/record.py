@@ -17,6 +17,7 @@ from segkernel.catalog import Catalog
 from segkernel.config.show import to_yaml
 from segkernel.errors import SegKernelError
 from segkernel.hookspecs import Priority, hookimpl
+from segplug_training import requirements
 from segplug_training.differences import differences
 from segplug_training.ema import SOURCE
 from segplug_training.provenance import compare, fingerprints, git_state
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 class RecordHook:
     """Write ``config.yaml``, ``plugins.json``, ``environment.json`` and ``data.json`` into the run directory.
 
-    ``seg-kernel rerun`` repeats a run from them.
+    ``seg-kernel rerun`` repeats a run from them. ``requirements.txt`` has the versions of the plugins and of all that
+    they require: ``pip install -r`` installs them again.
 
     A run resumed in its directory keeps the files of its first part and adds its own, named after the iteration it
     resumes from, ``config_from_0000400.yaml``. It logs which settings differ from the checkpoint's, and which of these
@@ -73,8 +75,10 @@ class RecordHook:
         if not run.is_main or (run.train_set is None and there):
             return
         part = f"_from_{run.iteration:07d}" if there else ""
+        plugins = Catalog.current().versions()
         texts = {
-            f"plugins{part}.json": json.dumps(Catalog.current().versions(), indent=2),
+            f"plugins{part}.json": json.dumps(plugins, indent=2),
+            f"requirements{part}.txt": requirements.to_text(requirements.locked(plugins)),
             f"environment{part}.json": json.dumps(environment(run), indent=2),
             f"data{part}.json": json.dumps(self._data(run), indent=2),
         }

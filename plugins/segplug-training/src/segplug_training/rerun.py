@@ -86,13 +86,20 @@ def load_record(source: Path, overrides: tuple[str, ...] = ()) -> Any:
 def differences(source: Path, runner: Runner) -> list[str]:
     """Return a line for each difference from the record of a run."""
     from segkernel.catalog import Catalog
+    from segplug_training import requirements
     from segplug_training.provenance import compare, fingerprints
     from segplug_training.record import environment
 
-    now = (Catalog.current().versions(), environment(runner), fingerprints(runner))
+    plugins = Catalog.current().versions()
+    now: tuple[Mapping[str, Any], ...] = (plugins, environment(runner), fingerprints(runner))
     lines: list[str] = []
     for name, found in zip(RECORDS, now):
         lines += compare(_compared(_read(source / name)), _compared(json.loads(json.dumps(found, default=str))))
+    if (file := source / "requirements.txt").exists():
+        others = [requirements.read_text(file.read_text("utf-8")), requirements.locked(plugins)]
+        listed = {*plugins, *now[1]}
+        before, after = ({name: each[name] for name in each if name not in listed} for each in others)
+        lines += compare(before, after)
     resumed = sorted(path.name for path in source.glob("config_from_*.yaml"))
     return lines + [f"{name}: the run was resumed with this config; the rerun uses config.yaml" for name in resumed]
 
