@@ -143,7 +143,8 @@ def test_a_page_contains_everything(project: Path) -> None:
     Path("images/1.png").write_bytes(b"")
     assert run("data", "browse", "c.yaml", "--out", "new/sheet.html", "--number", "3") == 0
     page = Path("new/sheet.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 3
+    assert page.count("data:image/jpeg;base64,") == 3 * 2, "each panel is a picture, so that a phone can stack them"
+    assert {"ground", "sky"} <= set(re.findall(r"</i>(\w+)</span>", page)), "the legend"
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert run("data", "browse", "c.yaml", "--out", "new/sheet.html") == 0
     assert "images/1.png: the file is empty" in Path("new/sheet.html").read_text()

@@ -18,10 +18,10 @@ from segkernel.errors import DataError, SegKernelError
 from segkernel.files import replacing
 from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
-from segkernel.labels import IGNORE, Color
+from segkernel.labels import IGNORE, Color, default_palette
 from segkernel.sample import LabelMap, RasterField, Sample
 from segplug_datasets import image
-from segplug_datasets.visualize import draw
+from segplug_datasets.visualize import background_ids, draw
 
 HEIGHT = 240
 """Height of a panel in pixels."""
@@ -31,20 +31,41 @@ WIDEST = 4
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Panels with labels of one field: the image, the image with its mask, augmented versions.
+
+    Args:
+        panels: Images and label maps as `panel` returns them.
+        classes: Names for the legend.
+        palette: One RGB colour per class.
+    """
+
+    panels: Sequence[tuple[np.ndarray, np.ndarray]]
+    classes: Sequence[str] = ()
+    palette: Sequence[Color] = ()
+
+
+@dataclass(frozen=True)
 class Row:
     """One sample on the sheet.
 
     Args:
         name: The sample's name.
         caption: Path, size and fields.
-        picture: (H, W, 3) uint8 RGB: image, image with mask, augmented versions, and a legend; None on an error.
+        strips: One per label field; none on an error.
         error: Why the sample could not be drawn.
     """
 
     name: str
     caption: str
-    picture: np.ndarray | None = None
+    strips: Sequence[Strip] = ()
     error: str = ""
+
+    @property
+    def picture(self) -> np.ndarray | None:
+        """All strips with their legends, (H, W, 3) uint8 RGB; None on an error."""
+        drawn = [join(each.panels, each.classes, each.palette) for each in self.strips]
+        return _stack_rows(drawn) if drawn else None
 
 
 def rows(
@@ -87,11 +108,11 @@ def _row(dataset: Any, transforms: Sequence[Transform], index: int, augmented: i
             panel(pixels, found.get(name)) for pixels, found in drawn
         ]
         spec = getattr(dataset, "specs", {}).get(name) if name not in ("", "seg") else dataset
-        strips.append(join(panels, getattr(spec, "classes", ()), getattr(spec, "palette", ())))
+        strips.append(Strip(panels, getattr(spec, "classes", ()), getattr(spec, "palette", ())))
     height, width = sample.size
     caption = f"{height} x {width}, {bands} bands {sample.image.dtype}, {sample.meta.get('path', '')}"
     fields = f", from top to bottom: {', '.join(maps)}" if len(maps) > 1 else ""
-    return Row(str(sample.meta.get("name", index)), caption + fields, _stack_rows(strips))
+    return Row(str(sample.meta.get("name", index)), caption + fields, strips)
 
 
 def _arrays(sample: Sample) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
@@ -156,9 +177,14 @@ def join(
         if number:
             pixels.append(np.full((HEIGHT, _GAP, 3), 255, np.uint8))
             ids.append(np.full((HEIGHT, _GAP), IGNORE, np.uint8))
-        pixels.append(hatched(part, labels) if (labels != IGNORE).any() else part)
+        pixels.append(_marked(part, labels))
         ids.append(labels)
     return draw(np.concatenate(pixels, 1), np.concatenate(ids, 1), classes=classes, palette=palette)
+
+
+def _marked(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return an image hatched where labels are ignored; one without labels unchanged."""
+    return hatched(pixels, labels) if (labels != IGNORE).any() else pixels
 
 
 def hatched(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -176,10 +202,10 @@ def write_sheet(found: Iterator[Row], out: Path, title: str) -> tuple[int, int]:
         return _write_page(found, out, title)
     written = refused = 0
     for number, row in enumerate(found):
-        if row.picture is None:
+        if (picture := row.picture) is None:
             refused += 1
             continue
-        image.write(out / f"{number:03d}_{row.name.replace('/', '_')}.png", row.picture)
+        image.write(out / f"{number:03d}_{row.name.replace('/', '_')}.png", picture)
         written += 1
     return written, refused
 
@@ -190,20 +216,37 @@ def _write_page(found: Iterator[Row], out: Path, title: str) -> tuple[int, int]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(_PAGE.format(title=html.escape(title), body=body), encoding="utf-8")
-    refused = sum(row.picture is None for row in all_rows)
+    refused = sum(not row.strips for row in all_rows)
     return len(all_rows) - refused, refused
 
 
 def _section(row: Row) -> str:
     head = f"<h2>{html.escape(row.name)}</h2><p>{html.escape(row.caption)}</p>"
-    if row.picture is None:
+    if not row.strips:
         return f"<section>{head}<pre>{html.escape(row.error)}</pre></section>"
+    return f"<section>{head}{''.join(_strip(strip, row.name) for strip in row.strips)}</section>"
+
+
+def _strip(strip: Strip, name: str) -> str:
+    """Return panels that stand beside each other as far as the screen is wide, and their legend."""
+    palette, plain = strip.palette or default_palette(IGNORE), background_ids(strip.classes)
+    painted = [image.overlay(_marked(part, ids), ids, palette, unpainted=plain) for part, ids in strip.panels]
+    present = sorted(set[int]().union(*(np.unique(ids).tolist() for _, ids in strip.panels)) - {IGNORE})
+    legend = "".join(_legend(each, strip.classes, palette, each in plain) for each in present if each < len(palette))
+    pictures = "".join(f'<img alt="{html.escape(name, quote=True)}" src="{_data_url(part)}">' for part in painted)
+    return f'<div class="row">{pictures}</div><p class="row">{legend}</p>'
+
+
+def _legend(index: int, classes: Sequence[str], palette: Sequence[Color], is_plain: bool) -> str:
+    name = html.escape(classes[index]) if index < len(classes) else f"class {index}"
+    square = f'<i style="background:#{bytes(palette[index]).hex()}"></i>'
+    return f"<span>{name} (not painted)</span>" if is_plain else f"<span>{square}{name}</span>"
+
+
+def _data_url(pixels: np.ndarray) -> str:
     cv2 = opencv()
-    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(row.picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    data = base64.b64encode(encoded.tobytes()).decode()
-    alt = html.escape(row.name, quote=True)
-    picture = f'<div class="wide"><img alt="{alt}" src="data:image/jpeg;base64,{data}"></div>'
-    return f"<section>{head}{picture}</section>"
+    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
 _PAGE = """<!doctype html>
@@ -217,10 +260,12 @@ body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; backgro
 h2 {{ font-size: 1rem; margin: 1.5rem 0 0; }}
 p {{ margin: 0 0 .4rem; color: #555; font-size: .85rem; }}
 h1, h2, p {{ overflow-wrap: anywhere; }}
-.wide {{ overflow-x: auto; }}
-img {{ max-width: 100%; }}
+.row {{ display: flex; flex-wrap: wrap; gap: 4px; margin: 0 0 .4rem; }}
+.row span {{ margin-right: .8rem; }}
+.row i {{ display: inline-block; width: .75rem; height: .75rem; margin-right: .3rem; border: 1px solid #5a5a5a; }}
+img {{ max-width: 100%; height: auto; }}
 pre {{ color: #a00; white-space: pre-wrap; }}
-@media (max-width: 720px) {{ body {{ margin: .75rem; }} .wide img {{ max-width: none; }} }}
+@media (max-width: 720px) {{ body {{ margin: .75rem; }} }}
 </style>
 </head>
 <body>

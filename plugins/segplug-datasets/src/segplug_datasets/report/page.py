@@ -36,7 +36,8 @@ border-radius:5px;overflow:hidden;vertical-align:middle}.bar i{display:block;hei
 .row img{width:100%;display:block;border-radius:4px;margin-top:2px}svg{max-width:100%;height:auto}
 h1{overflow-wrap:anywhere}
 @media(max-width:720px){body{padding:12px}.row{grid-template-columns:repeat(2,1fr)}.wide svg{max-width:none}
-.tile{min-width:80px;padding:8px 10px}th,td{padding:4px 8px}}
+.tile{min-width:80px;padding:8px 10px}.bar{display:none}
+table{font-size:13px}th{white-space:normal}th,td{padding:4px 5px}}
 """
 
 
