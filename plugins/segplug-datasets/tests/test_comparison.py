@@ -18,6 +18,7 @@ from segplug_datasets.metrics.bootstrap import interval, p_value, resample
 from segplug_datasets.metrics.counts import confusion, per_class
 from segplug_datasets.metrics.per_image import PerImage
 from segplug_datasets.report.comparison import compare
+from segplug_datasets.report.pareto import Point, front
 from segplug_datasets.report.results import find_results
 
 CLASSES = ("road", "car")
@@ -267,3 +268,38 @@ def test_a_missing_prediction_and_a_colour_image_are_refused(folders: Path) -> N
     (folders / "b" / "3.png").unlink()
     error = call(folders / "a", folders / "b", *labels).exception
     assert "1 of 6 images have no prediction here: town/3" in str(error)
+
+
+# ---------------------------------------------------------------- latency beside accuracy
+
+
+def test_the_front_has_the_models_that_no_other_beats() -> None:
+    points = [Point("slow", 90, 70), Point("fast", 10, 60), Point("worse", 95, 69), Point("twin", 10, 60)]
+    assert front(points) == [True, True, False, True]
+
+
+def test_several_runs_are_compared_with_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+    for number, right in enumerate((0.7, 0.8, 0.9)):
+        folder = tmp_path / f"run{number}" / "evaluation"
+        folder.mkdir(parents=True)
+        results(right).save(folder / "per_image.npz")
+        paths.append(str(folder.parent))
+    monkeypatch.setattr("segplug_datasets.commands.compare.latencies", lambda runs, size: [30.0, 20.0, 50.0])
+    more = ["--latency", "64x96", "--picture", str(tmp_path / "pareto.svg"), "--bootstrap", "20"]
+    found = CliRunner().invoke(command, [*paths, *more])
+    assert found.exit_code == 0, found.output
+    starred = [line.split()[0] for line in found.output.splitlines() if line.endswith("*") and line.startswith("/")]
+    assert starred == [paths[1], paths[2]]
+    picture = (tmp_path / "pareto.svg").read_text()
+    assert all(path in picture for path in paths)
+    content = json.loads(CliRunner().invoke(command, [*paths, *more, "--json"]).stdout)
+    assert [each["second"] for each in content["comparisons"]] == paths[1:]
+    assert [point["latency"] for point in content["latency"]] == [30.0, 20.0, 50.0]
+
+
+def test_a_picture_needs_latency_and_is_an_svg(tmp_path: Path) -> None:
+    for options, said in ((["--picture", "a.svg"], "--latency"), (["--picture", "a.png", "--latency", "8x8"], "SVG")):
+        error = CliRunner().invoke(command, ["a", "b", *options]).exception
+        assert isinstance(error, UsageError)
+        assert said in str(error)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from segkernel.errors import DataError, SegKernelError, UsageError
-from segplug_training.plot import NoMatplotlib, command, default_keys, draw_curves, read_curves
+from segplug_training.plot import NoMatplotlib, command, default_keys, draw_curves, read_curves, smoothed
 
 LINES = [
     {"kind": "train", "iteration": 10, "epoch": 0.5, "lr": 0.01, "loss": 1.2, "decode.loss_ce": 1.2},
@@ -46,6 +46,22 @@ def test_out_names_the_file_and_its_format(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "curves.svg"
     assert call(run, "--out", out).exit_code == 0
     assert "<svg" in out.read_text()
+
+
+def test_lines_of_training_are_smoothed_over_their_values(tmp_path: Path) -> None:
+    lines = [{"kind": "train", "iteration": n, "loss": float(n % 2)} for n in range(1, 41)]
+    run = read_curves(write(tmp_path / "run", [*lines, {"kind": "val", "iteration": 40, "loss": 0.7}]))
+    (axes,) = draw_curves([run], ["loss"], smooth=0.9).axes
+    raw, mean, validation = (line.get_ydata() for line in axes.get_lines())
+    assert list(raw) == [line["loss"] for line in lines]
+    assert 0.4 < min(mean[20:]) < max(mean[20:]) < 0.6
+    assert list(validation) == [0.7]
+
+
+def test_a_moving_average_has_no_bias_and_leaves_out_what_is_not_finite() -> None:
+    assert smoothed([3.0, 3.0, float("nan"), 3.0], 0.9) == pytest.approx([3.0] * 4)
+    assert smoothed([1.0, 0.0], 0.5) == pytest.approx([1.0, 1 / 3])
+    assert smoothed([1.0, 2.0], 0) == [1.0, 2.0]
 
 
 def test_a_style_of_matplotlib_is_used_and_an_unknown_one_refused(run: Path, tmp_path: Path) -> None:

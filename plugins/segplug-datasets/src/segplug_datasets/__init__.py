@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from segplug_datasets.pascal import PascalContextDataset59 as PascalContextDataset59
     from segplug_datasets.pascal import PascalVOCDataset as PascalVOCDataset
     from segplug_datasets.pictures_hook import PicturesHook as PicturesHook
+    from segplug_datasets.predict.activations import class_activation as class_activation
+    from segplug_datasets.predict.activations import feature_maps as feature_maps
     from segplug_datasets.predict.ensemble import Ensemble as Ensemble
     from segplug_datasets.predict.images import predict_images as predict_images
     from segplug_datasets.predict.scenes import predict_raster as predict_raster
@@ -250,8 +252,10 @@ _HOMES = {
     "VolumeDataset": ".volumes",
     "WeightedSampler": ".samplers",
     "YoloSegDataset": ".annotations.yolo",
+    "class_activation": ".predict.activations",
     "collect_images": ".predict.sources",
     "draw": ".visualize",
+    "feature_maps": ".predict.activations",
     "iSAIDDataset": ".aerial",
     "predict_images": ".predict.images",
     "predict_raster": ".predict.scenes",

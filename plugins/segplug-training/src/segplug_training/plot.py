@@ -6,6 +6,7 @@ seg-kernel plot work_dirs/a/20261121_120000 work_dirs/b/20261121_130000 --keys '
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +36,9 @@ MARKS = "os^vDPX*"
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", help="Run directories, which are drawn together.")
 @click.option("--keys", metavar="GLOB,...", help="Keys to plot, one panel each; default: loss, lr and the metrics.")
 @click.option("--legend", metavar="NAMES", help="Names of the runs, separated by commas.")
+@click.option(
+    "--smooth", type=click.FloatRange(0, 1, max_open=True), default=0, help="Weight of the past in a moving average."
+)
 @click.option("--style", metavar="NAME", help="Style of matplotlib, such as ggplot.")
 @click.option("--backend", metavar="NAME", help="Backend of matplotlib that opens the window, such as tkagg.")
 @click.option("--out", metavar="FILE", help="File to write; default: curves.png in RUN, or here for several.")
@@ -43,6 +47,7 @@ def command(
     runs: tuple[str, ...],
     keys: str | None,
     legend: str | None,
+    smooth: float,
     style: str | None,
     backend: str | None,
     out: str | None,
@@ -51,19 +56,20 @@ def command(
     """Plot loss, learning rate and metric curves of runs.
 
     RUN is a run directory or a metrics.jsonl. Keys are those of its lines, "loss", "lr", "mIoU", "IoU.road", and may
-    be globs; "val.loss" is the validation loss alone.
+    be globs; "val.loss" is the validation loss alone. With --smooth 0.9, lines of training are exponential moving
+    averages, and the values stand behind them in a lighter colour.
 
     \b
     Examples:
       seg-kernel plot work_dirs/NAME/TIME
-      seg-kernel plot RUN RUN --keys 'loss,IoU.*' --legend old,new
+      seg-kernel plot RUN RUN --keys 'loss,IoU.*' --legend old,new --smooth 0.9
     """
     curves = [read_curves(run) for run in runs]
     for curve, name in zip(curves, _names(curves, _split(legend))):
         curve.name = name
     patterns = _split(keys) or default_keys(curves)
     with styled(style):
-        figure = draw_curves(curves, patterns, show, backend)
+        figure = draw_curves(curves, patterns, show, backend, smooth)
         if out or not show:
             path = Path(out) if out else (curves[0].folder if len(curves) == 1 else Path()) / "curves.png"
             write_figure(figure, path)
@@ -174,9 +180,15 @@ def default_keys(curves: Sequence[Curves]) -> list[str]:
 
 
 def draw_curves(
-    curves: Sequence[Curves], patterns: Sequence[str], show: bool = False, backend: str | None = None
+    curves: Sequence[Curves],
+    patterns: Sequence[str],
+    show: bool = False,
+    backend: str | None = None,
+    smooth: float = 0,
 ) -> Figure:
     """Return a figure with one panel per pattern and one line per run, kind and key.
+
+    Lines of training are smoothed, see `smoothed`, with the weight ``smooth``.
 
     Raises:
         UsageError: When a pattern matches nothing in any run, or as `new_figure`.
@@ -193,7 +205,7 @@ def draw_curves(
     rows = -(-len(panels) // columns)
     figure = new_figure((5.5 * columns, 3.8 * rows), show, backend)
     for place, (pattern, lines) in enumerate(panels.items(), 1):
-        _panel(figure.add_subplot(rows, columns, place), pattern, lines, several=len(curves) > 1)
+        _panel(figure.add_subplot(rows, columns, place), pattern, lines, len(curves) > 1, smooth)
     return figure
 
 
@@ -204,7 +216,25 @@ def _no_key(pattern: str, curves: Iterable[Curves]) -> str:
     return f"no key of these runs matches {pattern!r}\n    {hint}"
 
 
-def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str]], several: bool) -> None:
+def smoothed(values: Sequence[float], weight: float) -> list[float]:
+    """Return the exponential moving average of values, each mean over those until then, without a bias to zero.
+
+    Args:
+        values: The values; NaN and infinite ones are left out of the average.
+        weight: Weight of the past, from 0 (the values themselves) to below 1.
+    """
+    total = norm = 0.0
+    means = []
+    for value in values:
+        if math.isfinite(value):
+            total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
+        means.append(total / norm if norm else value)
+    return means
+
+
+def _panel(
+    axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str]], several: bool, smooth: float
+) -> None:
     """Draw lines: runs differ in colour and their keys in markers; keys of a single run differ in colour."""
     keys = list(dict.fromkeys(line[3] for line in lines))
     many_kinds, many_keys = len({line[2] for line in lines}) > 1, len(keys) > 1
@@ -215,10 +245,16 @@ def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str
         points = curve.points[kind, key]
         number = keys.index(key)
         mark = MARKS[number % len(MARKS)] if several and many_keys else ""
+        color = f"C{run}" if several else _color(number, len(keys))
+        places, values = zip(*points)
+        if smooth and kind == "train":
+            axes.plot(places, values, color=color, linewidth=0.8, alpha=0.3)
+            values = tuple(smoothed(values, smooth))
         axes.plot(
-            *zip(*points),
+            places,
+            values,
             STYLES.get(kind, "-"),
-            color=f"C{run}" if several else _color(number, len(keys)),
+            color=color,
             marker=mark or ("o" if len(points) == 1 else ""),  # a line of one point would be invisible
             markevery=max(len(points) // 10, 1),
             label=" ".join(label) or None,

@@ -1,17 +1,23 @@
-"""``seg-kernel compare``: compares two runs or two folders of predictions, class by class."""
+"""``seg-kernel compare``: compares runs or folders of predictions, class by class, and their latency."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from segkernel.cli import SIZE, table
 from segkernel.errors import UsageError
+from segplug_datasets.report.pareto import Point, front, latencies, pareto_svg
+from segplug_datasets.writing import written
 
 if TYPE_CHECKING:
+    from segplug_datasets.report.comparison import Comparison
     from segplug_datasets.report.results import Truth
 
 log = logging.getLogger(__name__)
@@ -20,6 +26,7 @@ log = logging.getLogger(__name__)
 @click.command("compare")
 @click.argument("first", metavar="A", help="A run directory, its per_image.npz, or a folder of predictions.")
 @click.argument("second", metavar="B", help="The other, which is compared with A.")
+@click.argument("others", nargs=-1, metavar="[C]...", help="Further ones, each compared with A.")
 @click.option("--labels", metavar="DIR", help="Ground truth for folders of predictions, with the same values.")
 @click.option("--label-suffix", default=".png", show_default=True, help="Suffix of the files in --labels.")
 @click.option("--config", metavar="CONFIG", help="Take labels and classes from its test, or validation, set instead.")
@@ -37,10 +44,15 @@ log = logging.getLogger(__name__)
 @click.option("--confidence", default=0.95, show_default=True, help="Level of the intervals, and of the stars (1 - p).")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @click.option("--images", "most", default=5, show_default=True, help="Number of the most changed images to list.")
+@click.option(
+    "--latency", "size", type=SIZE, metavar="HxW", help="Also measure the time of each model on such an image."
+)
+@click.option("--picture", metavar="FILE", help="With --latency: write mIoU over latency, as SVG.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     first: str,
     second: str,
+    others: tuple[str, ...],
     labels: str | None,
     label_suffix: str,
     config: str | None,
@@ -52,11 +64,13 @@ def command(
     confidence: float,
     seed: int,
     most: int,
+    size: tuple[int, int] | None,
+    picture: str | None,
     as_json: bool,
 ) -> None:
-    """Compare B with A on the same images: IoU by class, with intervals and p-values.
+    """Compare B, and each further one, with A on the same images: IoU by class, with intervals and p-values.
 
-    A and B are run directories tested with the hook EvaluationReport (or its files per_image.npz), or folders of
+    They are run directories tested with the hook EvaluationReport (or its files per_image.npz), or folders of
     prediction PNGs together with --labels or --config. Images are drawn with replacement, the same for both (paired
     bootstrap); p-values are not corrected for multiple comparisons.
 
@@ -64,6 +78,7 @@ def command(
     Examples:
       seg-kernel compare work_dirs/a/TIME work_dirs/b/TIME
       seg-kernel compare pred_a pred_b --labels masks --classes background,crop,weed
+      seg-kernel compare runs/small runs/medium runs/large --latency 512x1024 --picture pareto.svg
     """
     from segplug_datasets.report.comparison import compare
     from segplug_datasets.report.results import load_results
@@ -71,15 +86,48 @@ def command(
     if labels and config:
         raise UsageError("give --labels or --config, not both")
     truth = _truth(labels, label_suffix, config, values, classes, offset, ignore)
-    log.info("reading %s and %s", first, second)
-    before, after = load_results(first, truth), load_results(second, truth)
+    if picture and not size:
+        raise UsageError("--picture shows latency: give --latency HxW, too")
+    if picture and not picture.lower().endswith(".svg"):
+        raise UsageError(f"--picture {picture}: the picture is an SVG, name it .svg")
+    runs = (first, second, *others)
+    log.info("reading %s", ", ".join(runs))
+    before, *after = [load_results(run, truth) for run in runs]
     log.info("drawing %d times", bootstrap)
-    found = compare(before, after, bootstrap, confidence, seed)
+    found = [compare(before, each, bootstrap, confidence, seed) for each in after]
+    points = _points(runs, found, size) if size else []
+    if picture:
+        with written(Path(picture)) as temporary:
+            temporary.write_text(pareto_svg(points), "utf-8")
     if as_json:
-        click.echo(json.dumps({"first": first, "second": second, **found.plain(most)}, indent=2))
-    else:
-        click.echo(f"A  {first}\nB  {second}\n{found.images} images, {bootstrap} draws\n")
-        click.echo(found.table("A", "B", most))
+        parts = [{"first": first, "second": run, **each.plain(most)} for run, each in zip(runs[1:], found)]
+        content = parts[0] if len(parts) == 1 else {"comparisons": parts}
+        speed = {"latency": [dataclasses.asdict(point) for point in points]} if points else {}
+        click.echo(json.dumps({**content, **speed}, indent=2))
+        return
+    for run, each in zip(runs[1:], found):
+        click.echo(f"A  {first}\nB  {run}\n{each.images} images, {bootstrap} draws\n")
+        click.echo(each.table("A", "B", most) + ("\n" if run != runs[-1] or points else ""))
+    if points and size:
+        click.echo(_latency_table(points, size))
+
+
+def _points(runs: Sequence[str], found: Sequence[Comparison], size: tuple[int, int]) -> list[Point]:
+    """Return mIoU and latency of each run."""
+    metrics = [{entry.name: entry for entry in each.metrics}["mIoU"] for each in found]
+    scores = [metrics[0].first, *(metric.second for metric in metrics)]
+    log.info("measuring the latency of %d models", len(runs))
+    times = latencies(runs, size)
+    return [Point(run, time, 100 * score) for run, time, score in zip(runs, times, scores)]
+
+
+def _latency_table(points: Sequence[Point], size: tuple[int, int]) -> str:
+    """Return the models from the fastest to the slowest; a star marks those that no other beats in both."""
+    ordered = sorted(zip(points, front(points)), key=lambda pair: pair[0].latency)
+    rows = [("model", "ms", "mIoU", "")]
+    rows += [(point.name, f"{point.latency:.1f}", f"{point.score:.2f}", "*" * best) for point, best in ordered]
+    note = f"* no other is as fast and as accurate; one image of {size[0]} x {size[1]}, from pixels to labels"
+    return f"{table(rows)}\n{note}"
 
 
 def _truth(
