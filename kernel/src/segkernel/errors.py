@@ -232,8 +232,7 @@ class UntrustedError(SegKernelError):
     """
 
     def __init__(self, what: str, path: str = "") -> None:
-        asked = f"{what} ({path})" if path else what
-        message = f"the config in this weights file names {asked}, which was neither run nor read"
+        message = f"the config in this weights file names {what}{path and f' ({path})'}, which was neither run nor read"
         super().__init__(f"{message}\n    if you trust the source of the file: --trust, or trust=True")
 
 

@@ -81,8 +81,7 @@ def catalog_of(config: Mapping[str, Any] | None) -> Catalog:
 
 def ambient_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default arguments of all heads, losses and data sets of a config: ``data.task``."""
-    data = config.get("data")
-    task = data.get("task") if isinstance(data, Mapping) else None
+    task = data.get("task") if isinstance(data := config.get("data"), Mapping) else None
     return {} if task is None else {"task": task}
 
 
@@ -122,7 +121,7 @@ def load_model(
         if not _holds_weights(source):
             if weights is not None:
                 raise UsageError(f"{source}: holds its own weights; {weights} cannot be loaded into it")
-            exported = load_exported(source, exporter, device)
+            exported = load_exported(source, exporter, device, trust=trust)
             stored = checked(exported.metadata, source).get("config")
             config = _stored_config(stored, overrides, trust) if stored else None
             return LoadedModel(exported, exported.metadata, config)
@@ -134,11 +133,11 @@ def load_model(
         # Temporary tensors count as well, and third-party weights may be fewer before they are converted.
         held = sum(map(torch.numel, content["state_dict"].values()))
         with nullcontext() if trust else SizeLimit(2 * held + (1 << 20)):
-            return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device)
+            return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device, trust)
     config = load_config(source, overrides)
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed
-    return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device)
+    return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device, trust)
 
 
 def _from_run(source: Any) -> Any:
@@ -173,12 +172,12 @@ def _holds_weights(path: str | Path) -> bool:
 
 
 def _with_weights(
-    config: Config, weights: str | Path | dict[str, Any] | None, exporter: ExporterChoice, device: str | None
+    config: Config, weights: str | Path | dict[str, Any] | None, exporter: Any, device: str | None, trust: bool
 ) -> LoadedModel:
     if weights is None:
         return LoadedModel(make_model(config), {}, config, random=True)
     if not isinstance(weights, dict) and not _holds_weights(weights):
-        exported = load_exported(weights, exporter, device, config)
+        exported = load_exported(weights, exporter, device, config, trust)
         return LoadedModel(exported, checked(exported.metadata, weights), config)
     model = make_model(config, pretrained=False)  # all of it comes from the weights
     with catalog_of(config).active():
@@ -220,6 +219,7 @@ def load_exported(
     exporter: ExporterChoice = None,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Any:
     """Return an exported file as a segmentor that only predicts.
 
@@ -230,20 +230,22 @@ def load_exported(
         device: The device to run on, as torch writes it; ``auto`` leaves that to the exporter, None is the config's
             ``engine.device``.
         config: Provides ``export``, ``engine.device`` and ``plugins.prefer``.
+        trust: Whether code in the file may run; formats that hold some ask `Catalog.current` for it.
 
     Raises:
         UsageError: When no installed exporter reads such files.
         ComponentError: When the package for it is missing; or several read them, and none is preferred.
-        ExportError: When the file cannot be loaded, or cannot run on the device.
+        ExportError: When the file cannot be loaded, cannot run on the device, or holds code that is not trusted.
     """
     catalog, suffix = catalog_of(config), Path(path).suffix.lower()
     spec = {"type": exporter} if isinstance(exporter, str) else exporter or _exporter_of(suffix, config, catalog)
     if spec is None:
         message = f"{path}: no exporter reads {suffix or 'such'} files; weights end in {', '.join(checkpoint.SUFFIXES)}"
         raise catalog.why_none("exporters", str(path)) or UsageError(message)
-    built: Exporter = build("exporters", spec, path="exporter", catalog=catalog)
     device = device or ((config or {}).get("engine") or {}).get("device")
-    return built.load(Path(path), None if device == "auto" else device)
+    place = None if device == "auto" else device
+    with replace(catalog, trusted=trust).active():
+        return build("exporters", spec, path="exporter", catalog=catalog).load(Path(path), place)
 
 
 def _exporter_of(suffix: str, config: Mapping[str, Any] | None, catalog: Catalog) -> Any:

@@ -1,50 +1,24 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from deploy_models import METADATA, Tiny
+from torch import Tensor
 from torch.nn import functional as F
 
 from segkernel import Predictor
 from segkernel.errors import ConfigError, ExportError, SegKernelError
-from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.nn import resize
-from segkernel.nn.pool import adaptive_avg_pool
-from segplug_deploy import ONNXExporter, exporter, prove
-from segplug_deploy.runtime import PROVIDERS
-
-METADATA = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]], "preprocess": {"mean": [1.0, 2.0, 3.0]}}
-
+from segplug_deploy import ONNXExporter, prove, runtime
+from segplug_deploy.formats import onnx as onnx_format
+from segplug_deploy.formats.onnx import PROVIDERS
 
 KEYS = ("classes", "palette", "preprocess", "plugins", "config")
-
-
-class Tiny(Segmentor):
-    """A stem, a pyramid pooling of 3 x 3 bins, a dropout, and two outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout2d(0.5))
-        self.head, self.depth = nn.Conv2d(12, 2, 1), nn.Conv2d(12, 1, 1)
-        self.outputs = {
-            "seg": PixelClasses(2, 2),
-            "edge": PixelClasses(2, 1, activation="sigmoid", threshold=0.3),
-        }
-        self.test_cfg = {"mode": "whole"}
-
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.stem(images)
-        pooled = resize(adaptive_avg_pool(features, 3), size=features.shape[2:])
-        both = torch.cat([features, pooled], 1)
-        return {"seg": self.head(both), "edge": self.depth(both)}
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.predict(images)["seg"]
 
 
 class TorchPooling(Tiny):
@@ -88,15 +62,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory, image: Tensor) -> dict[st
 
 
 def test_the_example_and_two_more_sizes_are_compared(exported):
-    lines = exported["proof"].splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [
-        ["seg", "1x3x64x96"],
-        ["edge", "1x3x64x96"],
-        ["seg", "2x3x64x128"],
-        ["edge", "2x3x64x128"],
-        ["seg", "2x3x77x89"],
-        ["edge", "2x3x77x89"],
+    certificate = json.loads(exported["path"].with_name("tiny.onnx.json").read_text())
+    assert [(proof["output"], proof["shape"]) for proof in certificate["proofs"]] == [
+        ("seg", [1, 3, 64, 96]),
+        ("edge", [1, 3, 64, 96]),
+        ("seg", [2, 3, 64, 128]),
+        ("edge", [2, 3, 64, 128]),
+        ("seg", [3, 3, 77, 89]),
+        ("edge", [3, 3, 77, 89]),
     ]
+    assert certificate["latency"]["file_ms"] > 0
+    assert "3 sizes" in exported["proof"]
 
 
 def test_the_loaded_file_predicts_like_the_model_at_any_size(exported):
@@ -117,11 +93,11 @@ def test_outputs_and_metadata_are_stored_in_the_file(exported):
     assert {key: loaded.metadata[key] for key in METADATA} == METADATA
 
 
-def test_exporting_leaves_the_model_in_training_mode_and_one_file(tmp_path, image):
+def test_exporting_leaves_the_model_in_training_mode_and_a_file_with_its_certificate(tmp_path, image):
     model = Tiny().train()
     ONNXExporter(dynamic=False).export(model, tmp_path / "tiny.onnx", image)
     assert model.training
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.onnx"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tiny.onnx", "tiny.onnx.json"]
 
 
 def test_an_exported_model_refuses_training(exported):
@@ -182,9 +158,8 @@ def test_other_sizes_are_refused_for_a_file_with_fixed_sizes(tmp_path, image):
 
 
 def test_an_open_batch_has_fixed_sizes(tmp_path, image):
-    proof = ONNXExporter(dynamic="batch").export(Tiny(), tmp_path / "a.onnx", image)
-    assert "2x3x64x96" in proof
-    assert ONNXExporter().load(tmp_path / "a.onnx")(torch.rand(5, 3, 64, 96)).shape[0] == 5
+    ONNXExporter(dynamic="batch").export(Tiny(), tmp_path / "a.onnx", image[..., :64])
+    assert ONNXExporter().load(tmp_path / "a.onnx")(torch.rand(5, 3, 64, 64)).shape[0] == 5
 
 
 def test_square_examples_do_not_tie_height_to_width(tmp_path, image):
@@ -303,8 +278,8 @@ def test_metadata_must_be_plain(tmp_path, image):
 
 
 def test_missing_packages_are_named(tmp_path, image, monkeypatch):
-    find = exporter.importlib.util.find_spec
-    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    find = runtime.importlib.util.find_spec
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(ExportError, match="pip install onnxscript"):
         ONNXExporter().export(Tiny(), tmp_path / "a.onnx", image)
 
@@ -316,9 +291,9 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path, image):
 
 
 def test_weights_beyond_protobufs_limit_go_into_a_second_file(tmp_path, image, monkeypatch):
-    monkeypatch.setattr(exporter, "PROTOBUF_LIMIT", 100)
+    monkeypatch.setattr(onnx_format, "PROTOBUF_LIMIT", 100)
     ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", image)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data", "a.onnx.json"]
     assert ONNXExporter().load(tmp_path / "a.onnx")(image).shape == (1, 2, 32, 48)
 
 

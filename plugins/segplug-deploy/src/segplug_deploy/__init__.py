@@ -13,16 +13,34 @@ from typing import TYPE_CHECKING, Any
 # The names below are written by tools/update_known.py.
 # isort: off
 if TYPE_CHECKING:
-    from segplug_deploy.exporter import ONNXExporter as ONNXExporter
+    from segplug_deploy.certificate import Certificate as Certificate
+    from segplug_deploy.certificate import Evidence as Evidence
+    from segplug_deploy.exporter import VerifiedExporter as VerifiedExporter
+    from segplug_deploy.formats.aot_inductor import AOTInductorExporter as AOTInductorExporter
+    from segplug_deploy.formats.onnx import ONNXExporter as ONNXExporter
+    from segplug_deploy.formats.onnx import ONNXSegmentor as ONNXSegmentor
+    from segplug_deploy.formats.openvino import OpenVINOExporter as OpenVINOExporter
+    from segplug_deploy.formats.torch_export import TorchExportExporter as TorchExportExporter
+    from segplug_deploy.formats.torchscript import TorchScriptExporter as TorchScriptExporter
+    from segplug_deploy.outputs import PixelLabels as PixelLabels
     from segplug_deploy.proof import Proof as Proof
     from segplug_deploy.proof import prove as prove
-    from segplug_deploy.runtime import ONNXSegmentor as ONNXSegmentor
+    from segplug_deploy.runtime import ExportedSegmentor as ExportedSegmentor
 # isort: on
 
 _HOMES = {
-    "ONNXExporter": ".exporter",
-    "ONNXSegmentor": ".runtime",
+    "AOTInductorExporter": ".formats.aot_inductor",
+    "Certificate": ".certificate",
+    "Evidence": ".certificate",
+    "ExportedSegmentor": ".runtime",
+    "ONNXExporter": ".formats.onnx",
+    "ONNXSegmentor": ".formats.onnx",
+    "OpenVINOExporter": ".formats.openvino",
+    "PixelLabels": ".outputs",
     "Proof": ".proof",
+    "TorchExportExporter": ".formats.torch_export",
+    "TorchScriptExporter": ".formats.torchscript",
+    "VerifiedExporter": ".exporter",
     "prove": ".proof",
 }
 # Here they end.

@@ -1,177 +1,264 @@
-"""`ONNXExporter`: a segmentor as an ONNX file, which is only written if its outputs match the torch model's."""
+"""`VerifiedExporter`: the base of all exporters here, which writes no file whose outputs differ from the model's."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
-import json
 import logging
 import os
 import shutil
-import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Predicate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
+from typing_extensions import TypedDict, Unpack
 
+from segkernel import Catalog
 from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Exporter, Segmentor
-from segplug_deploy.proof import prove, table
-from segplug_deploy.runtime import PREFIX, ONNXSegmentor
+from segplug_deploy.certificate import Certificate, Evidence, certify, weights_hash
+from segplug_deploy.graph import Graph, Interface
+from segplug_deploy.runtime import ExportedSegmentor, Shape, stored_metadata
 
 log = logging.getLogger(__name__)
+Dynamic = bool | Literal["batch"]
+Precision = Literal["float32", "float16", "int8"]
+TOLERANCES: dict[str, tuple[float, float, float]] = {
+    "float32": (1e-3, 0.999, 0.1),
+    "float16": (2e-2, 0.99, 0.5),
+    "int8": (float("inf"), 0.9, 2.0),
+}
+"""By precision: the largest relative difference of the logits, the least share of equal labels, and the largest loss of
+mIoU in points."""
 
-PROTOBUF_LIMIT = 2_000_000_000
-"""Bytes; larger weights go into a second file, ``NAME.onnx.data``, which must stay next to the first."""
+
+class ExporterArguments(TypedDict, total=False):
+    """Arguments of every `VerifiedExporter`."""
+
+    dynamic: Dynamic
+    with_preprocess: bool
+    with_labels: bool
+    check_sizes: Sequence[tuple[PositiveInt, PositiveInt]]
+    tolerance: NonNegative | None
+    agreement: Probability | None
+    miou_loss: NonNegative | None
+    device: str | None
 
 
-def known_to_onnx(opset: int) -> bool:
-    """Whether the installed ``onnx`` supports this version of the operator set; true if it is not installed."""
-    if not importlib.util.find_spec("onnx"):
-        return True
-    return opset <= importlib.import_module("onnx.defs").onnx_opset_version()
+class VerifiedExporter(Exporter):
+    """Writes a file under a temporary name, runs it, compares it with the model, and only then moves it to its place.
 
-
-class ONNXExporter(Exporter):
-    """Write ONNX with torch's exporter and verify the file with onnxruntime on the CPU.
-
-    The graph takes normalised images (N, C, H, W) and returns the logits of every output of the segmentor, under
-    its name. Classes, colours and preprocessing are in the file's metadata.
+    Beside the file is its certificate, ``NAME.json``: what was compared on which images, with differences, mIoU where
+    there are labels, and latency of both.
 
     Args:
         dynamic: ``True`` leaves batch, height and width dynamic, ``"batch"`` the batch only, ``False`` fixes all three
             to the example's.
-        opset: The ONNX operator set; None is the default of torch's exporter.
+        with_preprocess: Whether the file takes uint8 RGB images (N, H, W, C) and normalises them; else it takes
+            normalised images (N, C, H, W).
+        with_labels: Whether the file resizes the logits to the size of the images and returns class ids (N, H, W),
+            uint8 where they fit; else it returns logits.
         check_sizes: Further (height, width) at which a file with dynamic sizes is verified; when empty, two are
             chosen around the example's.
-        tolerance: Largest difference allowed, as a share of the largest logit.
-        agreement: Least share of pixels with the same label.
-        device: Device on which `load` runs a file, ``cpu``, ``cuda`` or ``cuda:1``; None is the one passed to `load`,
-            or the best that onnxruntime supports.
-        providers: onnxruntime's execution providers for `load`, in place of the device's.
+        tolerance: Largest difference of the logits, as a share of the largest one; None is 0.001, for float16 0.02, for
+            int8 any.
+        agreement: Least share of pixels with the same label; None is 0.999, for float16 0.99, for int8 0.9.
+        miou_loss: Largest loss of mIoU in points, where there are labels; None is 0.1, for float16 0.5, for int8 2.
+        device: Device on which `load` runs a file; None is the one passed to `load`, or the best that is supported.
     """
 
-    suffix = ".onnx"
+    precision: Precision = "float32"
+    runs_code: ClassVar[bool] = False
+    """Whether a file can run any code when it is opened, so that it must be trusted."""
 
     def __init__(
         self,
-        dynamic: bool | Literal["batch"] = True,
-        opset: Annotated[int, Ge(1), Predicate(known_to_onnx)] | None = None,
+        dynamic: Dynamic = True,
+        with_preprocess: bool = False,
+        with_labels: bool = False,
         check_sizes: Sequence[tuple[PositiveInt, PositiveInt]] = (),
-        tolerance: NonNegative = 1e-3,
-        agreement: Probability = 0.999,
+        tolerance: NonNegative | None = None,
+        agreement: Probability | None = None,
+        miou_loss: NonNegative | None = None,
         device: str | None = None,
-        providers: Sequence[str] = (),
     ) -> None:
-        self.dynamic, self.opset, self.check_sizes = dynamic, opset, tuple(check_sizes)
-        self.tolerance, self.agreement = tolerance, agreement
-        self.device, self.providers = device, tuple(providers)
+        self.dynamic, self.check_sizes = dynamic, tuple(check_sizes)
+        self.interface = Interface(with_preprocess, with_labels)
+        self.limits = tolerance, agreement, miou_loss
+        self.device = device
+
+    # ------------------------------------------------------------ what a format implements
+
+    def require(self) -> None:
+        """Raise `ExportError` when a package is missing that writing needs."""
+
+    @abstractmethod
+    def write(self, graph: Graph, path: Path, images: Tensor, stored: Mapping[str, str], evidence: Evidence) -> None:
+        """Write the graph.
+
+        Args:
+            graph: In evaluation mode, on the CPU.
+            path: In an empty folder, whose files are all moved to their place.
+            images: What the graph takes; with dynamic sizes two of different height and width.
+            stored: Metadata to store in the file, JSON by key.
+            evidence: Images to calibrate with.
+
+        Raises:
+            ExportError: When the model cannot be exported; other exceptions become one.
+        """
+
+    @abstractmethod
+    def open(self, path: Path, device: str | None) -> ExportedSegmentor:
+        """Return a file as a segmentor; raises `ExportError`."""
+
+    # ------------------------------------------------------------ the contract
+
+    def load(self, path: str | Path, device: str | None = None) -> ExportedSegmentor:
+        if self.runs_code and not Catalog.current().trusted:
+            raise ExportError(
+                f"{path}: such a file holds code, which was not run\n"
+                "    if you trust the source of the file: --trust, or trust=True"
+            )
+        return self.open(Path(path), self.device or device)
 
     def export(
-        self, segmentor: Segmentor, path: str | Path, example: Tensor, metadata: Mapping[str, Any] | None = None
+        self,
+        segmentor: Segmentor,
+        path: str | Path,
+        example: Tensor,
+        metadata: Mapping[str, Any] | None = None,
+        evidence: Evidence | None = None,
     ) -> str:
-        """Write ``path`` and return the differences as a table; the segmentor is not modified.
+        """Write ``path`` and its certificate; return the certificate in one line. The segmentor is not modified.
+
+        Args:
+            segmentor: The model.
+            path: The file.
+            example: A normalised image (1, C, H, W).
+            metadata: Plain values to store in the file.
+            evidence: Further images, with labels, to verify on and to calibrate with.
 
         Raises:
             ExportError: When the model cannot be exported or the file's outputs differ; an existing file at ``path``
                 is then kept.
         """
-        _require("onnx", "onnxscript", "onnxruntime")
-        path = Path(path)
+        self.require()
+        path, metadata = Path(path), dict(metadata or {})
+        evidence = evidence or Evidence()
         model = copy.deepcopy(segmentor).cpu().eval()
-        example = example.detach().float().cpu()
-        log.info("tracing the model on an image of %d x %d", *example.shape[-2:])
-        program = self._trace(model, example)
-        program.model.metadata_props.update(_stored(model, metadata or {}))
+        graph = Graph(model, self.interface, metadata.get("preprocess")).eval()
+        example = self._snap(graph, example.detach().float().cpu())
+        stored = stored_metadata({**metadata, **self._described(model, graph, example)})
         with _temporary_folder(path) as temporary:
-            external = sum(p.numel() * p.element_size() for p in model.state_dict().values()) > PROTOBUF_LIMIT
-            with _quiet():
-                program.save(temporary / path.name, external_data=external)
+            self._write(graph, temporary / path.name, example, stored, evidence)
             log.info("comparing the outputs of the file with those of the model")
-            exported = ONNXSegmentor(temporary / path.name, "cpu")
-            proofs = prove(model, exported, self._batches(model, example), self.tolerance, self.agreement)
-            del exported  # closes the files, which Windows cannot move while they are open
-            for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
-                os.replace(file, path.with_name(file.name))
-        return table(proofs)
+            certificate = self._certify(graph, temporary / path.name, example, evidence)
+            certificate.write(temporary / f"{path.name}.json", path.name)
+            _move(temporary, path)
+        return certificate.line()
 
-    def load(self, path: str | Path, device: str | None = None) -> ONNXSegmentor:
-        return ONNXSegmentor(path, self.device or device, self.providers)
+    def _certify(self, graph: Graph, file: Path, example: Tensor, evidence: Evidence) -> Certificate:
+        exported = self.open(file, self.device or "cpu")
+        usual = TOLERANCES[self.precision]
+        limits = [default if given is None else given for given, default in zip(self.limits, usual)]
+        batches = self._batches(graph, example, evidence)
+        about = {"format": type(self).__name__, "precision": self.precision}
+        return certify(graph, exported, batches, evidence, about, limits)
 
-    def _trace(self, model: Segmentor, example: Tensor) -> Any:
-        images = _for_tracing(example) if self.dynamic else example
+    def _snap(self, graph: Graph, images: Tensor) -> Tensor:
+        """Return normalised images as they are after a file that takes uint8 has received them."""
+        return graph.pixels.normalise(graph.pixels.restore(images)) if self.interface.preprocess else images
+
+    def _write(self, graph: Graph, path: Path, example: Tensor, stored: Mapping[str, str], evidence: Evidence) -> None:
+        log.info("tracing the model on an image of %d x %d", *example.shape[-2:])
+        normalised = for_tracing(example, self.dynamic, graph.pixels.divisor)
+        images = graph.pixels.restore(normalised) if self.interface.preprocess else normalised
         try:
-            with _quiet(), torch.no_grad():
-                model.predict(images)  # fills caches of what is the same for all images, such as class embeddings
-                program = torch.onnx.export(
-                    _Graph(model).eval(),
-                    (images,),
-                    dynamo=True,
-                    dynamic_shapes=self._dynamic_shapes(),
-                    input_names=["images"],
-                    output_names=list(model.outputs),
-                    opset_version=self.opset,
-                    verbose=False,
-                )
-        except Exception as error:  # the exporter can stop with any exception of torch's compiler
+            with torch.no_grad():
+                graph(images)  # fills caches of what is the same for all images, such as class embeddings
+                self.write(graph, path, images, stored, evidence)
+        except (ExportError, OSError):
+            raise
+        except Exception as error:  # exporters can stop with any exception of a compiler
             raise ExportError(self._why(error)) from error
-        written = program.model.opset_imports.get("")  # type: ignore[union-attr]
-        if self.opset not in (None, written):
-            raise ExportError(f"opset {self.opset} cannot be written, torch's exporter wrote {written}; try {written}")
-        return program
-
-    def _dynamic_shapes(self) -> tuple[dict[int, Any], ...] | None:
-        if not self.dynamic:
-            return None
-        axes = (0,) if self.dynamic == "batch" else (0, 2, 3)
-        return (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),)
 
     def _why(self, error: Exception) -> str:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         reason = "\n    ".join(lines[:6]) or type(error).__name__
         hint = "\n    a graph with fixed sizes may work: dynamic: false" if self.dynamic else ""
-        return f"torch cannot export this model: {reason}{hint}"
+        return f"{type(self).__name__}: torch cannot export this model: {reason}{hint}"
 
-    def _batches(self, model: Segmentor, example: Tensor) -> Iterator[Tensor]:
-        """Yield the example, and further inputs that the file supports: a batch of two, other sizes."""
+    def _described(self, model: Segmentor, graph: Graph, example: Tensor) -> dict[str, Any]:
+        """Return what the file states about itself."""
+        test_cfg = {"mode": "whole"} if self.interface.labels else dict(getattr(model, "test_cfg", None) or {})
+        return {
+            "outputs": {name: output.config() for name, output in graph.outputs.items()},
+            "test_cfg": test_cfg,
+            "interface": {"preprocess": self.interface.preprocess, "labels": self.interface.labels},
+            "shape": list(self._shape(example)),
+            "precision": self.precision,
+            "weights_sha256": weights_hash(model),
+            "torch": str(torch.__version__),
+        }
+
+    def _shape(self, example: Tensor) -> Shape:
+        count, channels, height, width = example.shape
+        if self.dynamic is True:
+            return None, channels, None, None
+        return (None if self.dynamic else count), channels, height, width
+
+    def _batches(self, graph: Graph, example: Tensor, evidence: Evidence) -> Iterator[Tensor]:
+        """Yield normalised images that the file supports: the example, and batches of two and three at other sizes."""
         yield example
         if not self.dynamic:
             return
-        pair = torch.cat([example[:1], example[:1].flip(-1)])
+        images = [example, *evidence.images(2, example.shape[-2:]), example.flip(-1), example.flip(-2)]
         if self.dynamic == "batch":
-            yield pair
+            yield self._snap(graph, torch.cat(images[:2]))
             return
-        for size in self.check_sizes or _other_sizes(model, example):
-            yield interpolate(pair, size=tuple(size), mode="bilinear", align_corners=False)
+        for count, size in enumerate(self.check_sizes or _other_sizes(graph, example), 2):
+            resized = [interpolate(each, size=tuple(size), mode="bilinear", align_corners=False) for each in images]
+            yield self._snap(graph, torch.cat(resized[: min(count, 3)]))
 
 
-class _Graph(nn.Module):
-    """The exported module: images to a tuple of logits, in the order of the segmentor's outputs."""
+class FormatExporter(VerifiedExporter):
+    """A `VerifiedExporter` without arguments of its own."""
 
-    def __init__(self, segmentor: Segmentor) -> None:
-        super().__init__()
-        self.segmentor = segmentor
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        logits = self.segmentor.predict(images)
-        return tuple(logits[name] for name in self.segmentor.outputs)
+    def __init__(self, **kwargs: Unpack[ExporterArguments]) -> None:
+        super().__init__(**kwargs)
 
 
-def _for_tracing(example: Tensor) -> Tensor:
-    """Return two images of different height and width: torch specialises a size of 1, and equal sizes."""
+def conformance_exceptions(reason: str | None) -> dict[str, str]:
+    """Return what the conformance kit is told of a format that this machine cannot write, or of none."""
+    return {"round-trip": reason} if reason else {}
+
+
+def dynamic_shapes(dynamic: Dynamic, interface: Interface) -> tuple[dict[int, Any], ...] | None:
+    """Return torch.export's description of the dynamic axes of a graph's images."""
+    if not dynamic:
+        return None
+    sides = (1, 2) if interface.preprocess else (2, 3)
+    return (dict.fromkeys((0,) if dynamic == "batch" else (0, *sides), torch.export.Dim.DYNAMIC),)
+
+
+def for_tracing(example: Tensor, dynamic: Dynamic, divisor: int = 1) -> Tensor:
+    """Return the images to trace a graph with: torch specialises a batch of 1, equal sizes, and no padding."""
+    if not dynamic:
+        return example
     images = torch.cat([example[:1], example[:1]])
+    if dynamic == "batch":
+        return images
     if images.shape[2] == images.shape[3]:
         images = interpolate(images, size=(images.shape[2], images.shape[3] + 32), mode="nearest")
-    return images
+    return images[..., :-1, :-3] if divisor > 3 else images
 
 
-def _other_sizes(model: Segmentor, example: Tensor) -> list[tuple[int, int]]:
+def _other_sizes(model: Graph, example: Tensor) -> list[tuple[int, int]]:
     height, width = example.shape[-2:]
     rounded = (max(_round(height * 0.75), 32), _round(width * 1.25))
     odd = (height + 13, max(width - 7, 33))
@@ -187,18 +274,9 @@ def _round(length: float) -> int:
     return max(round(length / 32), 1) * 32
 
 
-def _stored(model: Segmentor, metadata: Mapping[str, Any]) -> dict[str, str]:
-    entries = {**metadata, "outputs": {name: output.config() for name, output in model.outputs.items()}}
-    entries.setdefault("test_cfg", dict(getattr(model, "test_cfg", None) or {}))
-    try:
-        return {PREFIX + key: json.dumps(value) for key, value in entries.items()}
-    except TypeError as error:
-        raise ExportError(f"the metadata of an exported file must be plain values: {error}") from error
-
-
 @contextlib.contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder on the same file system, from which finished files can be renamed."""
+    """Yield an empty folder on the same file system, from which finished files can be moved."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
@@ -209,23 +287,10 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the output of torch's exporter; its errors are exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _require(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"exporting to ONNX needs {', '.join(missing)}\n    pip install {' '.join(missing)}")
+def _move(folder: Path, path: Path) -> None:
+    """Move the files of a folder next to ``path``, it last, so that it is only there when all others are."""
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+        target = path.with_name(file.name)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(file, target)

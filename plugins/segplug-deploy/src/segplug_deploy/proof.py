@@ -1,4 +1,4 @@
-"""Verification of an exported model against the torch model.
+"""Comparison of an exported model with the torch model.
 
 proofs = prove(segmentor, exported, [images])
 print(table(proofs))
@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import Segmentor
+
+
+class Predicts(Protocol):
+    """A segmentor, or the graph of an exported one."""
+
+    def predict(self, images: Tensor) -> dict[str, Any]:
+        """Return the values of every output for normalised images (N, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Proof:
     Args:
         output: Name of the output.
         shape: Shape of the images, (N, C, H, W).
-        difference: Largest absolute difference of the logits.
+        difference: Largest absolute difference of the logits; 0 for labels.
         relative: The same as a share of the largest logit.
         agreement: Share of pixels with the same label, 0 to 1.
     """
@@ -40,8 +47,8 @@ class Proof:
 
 
 def prove(
-    segmentor: Segmentor,
-    exported: Segmentor,
+    segmentor: Predicts,
+    exported: Predicts,
     batches: Iterable[Tensor],
     tolerance: float = 1e-3,
     agreement: float = 0.999,
@@ -60,7 +67,7 @@ def prove(
 
 
 @torch.no_grad()
-def _compare(segmentor: Segmentor, exported: Segmentor, images: Tensor) -> list[Proof]:
+def _compare(segmentor: Predicts, exported: Predicts, images: Tensor) -> list[Proof]:
     expected, given = segmentor.predict(images), exported.predict(images)
     if list(expected) != list(given):
         raise ExportError(f"the exported model has outputs {list(given)} instead of {list(expected)}")
@@ -71,11 +78,17 @@ def _proof(name: str, shape: tuple[int, ...], expected: Tensor, given: Tensor) -
     if expected.shape != given.shape:
         sizes = f"{tuple(given.shape)} instead of {tuple(expected.shape)}"
         raise ExportError(f"output {name!r} of the exported model is {sizes} for images {shape}")
+    if not expected.is_floating_point():
+        return Proof(name, shape, 0.0, 0.0, _share_of_equal(expected, given))
     expected, given = expected.double(), given.double()
     difference = (expected - given).abs().max().item()
     largest = expected.abs().max().item()
-    same = (_labels(expected) == _labels(given)).double().mean().item()
+    same = _share_of_equal(_labels(expected), _labels(given))
     return Proof(name, shape, difference, difference / largest if largest else difference, same)
+
+
+def _share_of_equal(expected: Tensor, given: Tensor) -> float:
+    return (expected == given).double().mean().item()
 
 
 def _labels(logits: Tensor) -> Tensor:

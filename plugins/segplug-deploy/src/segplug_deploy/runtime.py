@@ -1,4 +1,4 @@
-"""An ONNX file as a segmentor that only predicts.
+"""An exported file as a segmentor that only predicts; each format has a subclass.
 
 model = ONNXSegmentor("model.onnx")
 logits = model(images)["seg"]
@@ -6,130 +6,100 @@ logits = model(images)["seg"]
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from segkernel import build
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Segmentor, TestConfig, output_of
 from segkernel.sample import Targets
+from segplug_deploy.graph import Interface, Pixels
 
 PREFIX = "segkernel."
 """Prefix of segkernel's keys in the file's metadata; their values are JSON."""
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Torch device type to onnxruntime's execution provider."""
+Shape = tuple[int | None, ...]
+"""Sizes of the images (N, C, H, W) that a file takes; None is any."""
 
 
-class ONNXSegmentor(Segmentor):
-    """Runs an exported file with onnxruntime; images and logits are torch tensors, as with any segmentor.
+class ExportedSegmentor(Segmentor):
+    """Runs an exported file; takes normalised images and returns torch tensors, as any segmentor does.
+
+    A file that takes uint8 images gets them from the normalised ones, so that all files run through the same loop.
 
     ``metadata`` was stored at export: classes, palette, preprocess. ``device`` is the device that the file runs on;
     images on another device are copied.
 
     Args:
-        path: A file written by `ONNXExporter`.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None is CUDA if torch and onnxruntime both support it, else the CPU.
-        providers: onnxruntime's execution providers, in order of preference, in place of the device's.
+        path: The file.
+        stored: The metadata in it, JSON by key with `PREFIX`.
+        device: Where it runs.
+        shape: Sizes of the images that it takes; None takes those in the metadata.
 
     Raises:
-        ExportError: When the file is missing, damaged, or not written by `ONNXExporter`, or when onnxruntime cannot run
-            on the device.
+        ExportError: When the metadata is damaged, or was not written by an exporter of this package.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None, providers: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, stored: Mapping[str, str], device: torch.device, shape: Shape | None = None) -> None:
         super().__init__()
-        self.path = Path(path)
-        self.session, self.device = _open(self.path, device, providers)
-        self.metadata = _metadata(self.session, self.path)
+        self.path, self.device = path, device
+        self.metadata = parse_metadata(stored, path)
         self.outputs = {name: output_of(spec) for name, spec in self.metadata.pop("outputs").items()}
         self.test_cfg: TestConfig = build(TestConfig, self.metadata.get("test_cfg") or {}, path="test_cfg")
-        self._input = self.session.get_inputs()[0]
+        given = self.metadata.get("interface") or {}
+        self.interface: Interface = build(Interface, given, path="interface")
+        self.shape: Shape = shape or tuple(self.metadata.get("shape") or (None,) * 4)
+        self.pixels = Pixels(self.metadata.get("preprocess") or {}) if self.interface.preprocess else None
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return logits per output, on the device of ``images``.
+        """Return the values of every output for normalised images (N, C, H, W), on their device.
 
         Raises:
             ExportError: When the file was exported for other sizes, or fails at this one.
         """
         self._check(images)
-        values = self._run(images.detach().float().cpu().numpy())
-        return {
-            name: torch.from_numpy(value).to(images.device) for name, value in zip(self.outputs, values, strict=True)
-        }
+        given = images.detach().float() if self.pixels is None else self.pixels.restore(images)
+        try:
+            values = self.run(given.contiguous())
+        except Exception as error:  # runtimes have no common base class; a graph that is wrong at this size fails here
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            shape = tuple(images.shape)
+            raise ExportError(f"{self.path}: does not run on images of shape {shape}: {reason}") from error
+        return {name: value.to(images.device) for name, value in zip(self.outputs, values, strict=True)}
+
+    @abstractmethod
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the values of every output for images as the file takes them."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of the main output."""
+        """Return the values of the main output."""
         return self.predict(images)["seg"]
+
+    def train(self, mode: bool = True) -> Self:
+        """Return the segmentor, which has no modes."""
+        return self
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Raise `ExportError`: an exported file cannot be trained."""
         raise ExportError(f"{self.path}: an exported model only predicts; it has no loss and cannot be trained")
 
-    def _run(self, images: np.ndarray) -> list[np.ndarray]:
-        try:
-            return self.session.run(list(self.outputs), {self._input.name: images})
-        except Exception as error:  # no common base class; a graph that is wrong at this size often fails here
-            reason = str(error).splitlines()[0]
-            raise ExportError(f"{self.path}: does not run on images of shape {images.shape}: {reason}") from error
-
     def _check(self, images: Tensor) -> None:
-        wanted = self._input.shape
-        fits = all(
-            not isinstance(size, int) or size == given for size, given in zip(wanted, images.shape, strict=False)
-        )
-        if len(wanted) != images.ndim or not fits:
-            taken = "x".join(str(size) if isinstance(size, int) else "any" for size in wanted)
-            given = "x".join(str(size) for size in images.shape)
+        fits = all(size in (None, given) for size, given in zip(self.shape, images.shape, strict=False))
+        if len(self.shape) != images.ndim or not fits:
+            taken = "x".join("any" if size is None else str(size) for size in self.shape)
+            given = "x".join(map(str, images.shape))
             raise ExportError(f"{self.path}: takes images of {taken}, got {given}; export with dynamic: true")
 
 
-def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any, torch.device]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError("running an ONNX file needs onnxruntime\n    pip install onnxruntime") from error
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file")
-    chosen = _device(device or ("cpu" if providers else None), onnxruntime.get_available_providers())
-    wanted = list(providers) or [PROVIDERS[chosen.type]]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    settings = [{"device_id": chosen.index or 0} if name == PROVIDERS["cuda"] else {} for name in wanted]
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
-    except Exception as error:  # onnxruntime's errors share no public base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"{path}: cannot be opened as an ONNX file: {reason}") from error
-    if wanted[0] not in session.get_providers():  # onnxruntime only logs it, and takes the CPU
-        raise ExportError(f"{path}: onnxruntime could not start {wanted[0]}, a library may be missing; try device: cpu")
-    return session, chosen
-
-
-def _device(asked: str | None, available: Sequence[str]) -> torch.device:
-    """Return the device to run on; raise `ExportError` when the installed onnxruntime does not support it."""
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() and PROVIDERS["cuda"] in available else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise ExportError(f"{asked!r} is not a device; an ONNX file runs on cpu, cuda or cuda:1") from error
-    if PROVIDERS.get(device.type) not in available:
-        hint = "\n    pip install onnxruntime-gpu in place of onnxruntime" if device.type == "cuda" else ""
-        raise ExportError(
-            f"the installed onnxruntime cannot run on {asked}: it has {', '.join(available)}; choose device: cpu{hint}"
-        )
-    return device
-
-
-def _metadata(session: Any, path: Path) -> dict[str, Any]:
-    stored: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+def parse_metadata(stored: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Return the metadata of a file from JSON by key; raise `ExportError` when it is damaged."""
     try:
         metadata = {key[len(PREFIX) :]: json.loads(text) for key, text in stored.items() if key.startswith(PREFIX)}
     except (ValueError, RecursionError) as error:
@@ -139,3 +109,61 @@ def _metadata(session: Any, path: Path) -> dict[str, Any]:
     if not (described and "seg" in metadata["outputs"]):
         raise ExportError(f"{path}: its metadata does not describe its outputs; was it written by another tool?")
     return metadata
+
+
+def stored_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return metadata as JSON by key, as files hold it; raise `ExportError` when it is not plain values."""
+    try:
+        return {PREFIX + key: json.dumps(value) for key, value in metadata.items()}
+    except TypeError as error:
+        raise ExportError(f"the metadata of an exported file must be plain values: {error}") from error
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """Raise `ExportError` with the command that installs them, when one of the packages is missing.
+
+    Args:
+        what: What needs them, for the message: ``exporting to ONNX``.
+        extra: The extra of segplug-deploy that brings them; empty when none does.
+        packages: Import names, which are those of pip.
+    """
+    absent = [name for name in packages if missing(name)]
+    if absent:
+        wanted = f"'segplug-deploy[{extra}]'" if extra else " ".join(absent)
+        raise ExportError(f"{what} needs {', '.join(absent)}\n    pip install {wanted}")
+
+
+def missing(package: str) -> str | None:
+    """Return that a package is not installed; None if it is."""
+    return f"{package} is not installed" if importlib.util.find_spec(package) is None else None
+
+
+def only_file(path: Path) -> Path:
+    """Return a path that is a file; raise `ExportError` when it is not."""
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file")
+    return path
+
+
+def cpu_or_cuda(asked: str | None, path: Path) -> torch.device:
+    """Return the device of a runtime that has torch's: ``cpu`` or ``cuda``; None is CUDA if there is one.
+
+    Raises:
+        ExportError: When torch does not know the device or has none.
+    """
+    try:
+        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ExportError(f"{asked!r} is not a device; {path.name} runs on cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ExportError(f"{path}: cannot run on {asked}; choose device: cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ExportError(f"{path}: cannot run on {asked}, torch finds no CUDA device; choose device: cpu")
+    return device
+
+
+def cpu_only(asked: str | None, path: Path) -> torch.device:
+    """Return the CPU; raise `ExportError` when another device was asked for."""
+    if asked not in (None, "cpu"):
+        raise ExportError(f"{path}: cannot run on {asked}, its runtime has the CPU only")
+    return torch.device("cpu")

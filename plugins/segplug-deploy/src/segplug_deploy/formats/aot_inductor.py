@@ -1,0 +1,79 @@
+"""`AOTInductorExporter`: a segmentor compiled to machine code by torch's Inductor, ``.aoti``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segkernel.errors import ExportError
+from segplug_deploy.certificate import Evidence
+from segplug_deploy.exporter import FormatExporter, conformance_exceptions
+from segplug_deploy.formats.capture import capture, quiet
+from segplug_deploy.graph import Graph
+from segplug_deploy.runtime import ExportedSegmentor, cpu_only, only_file
+
+
+def _missing_compiler() -> str | None:
+    compiler = os.environ.get("CXX", "g++")
+    return None if shutil.which(compiler) or shutil.which("clang++") else f"{compiler} is not installed"
+
+
+class AOTInductorExporter(FormatExporter):
+    """Compile the program of `torch.export` ahead of time, for the processor and system of this machine.
+
+    Needs a C++ compiler; compiling takes one to several minutes. The file is an archive of torch with another suffix,
+    since ``.pt2`` is that of uncompiled programs.
+    """
+
+    suffix = ".aoti"
+    runs_code = True
+    conformance: ClassVar = {"dynamic": False}
+    conformance_exceptions: ClassVar = conformance_exceptions(_missing_compiler())
+
+    def require(self) -> None:
+        if reason := _missing_compiler():
+            raise ExportError(f"compiling a model needs a C++ compiler: {reason}")
+
+    def write(self, graph: Graph, path: Path, images: Tensor, stored: Mapping[str, str], evidence: Evidence) -> None:
+        program, package = capture(graph, images, self.dynamic), path.with_suffix(".pt2")
+        with quiet():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(package), inductor_configs={"aot_inductor.metadata": dict(stored)}
+            )
+        package.rename(path)
+
+    def open(self, path: Path, device: str | None) -> AOTInductorSegmentor:
+        return AOTInductorSegmentor(path, device)
+
+
+class AOTInductorSegmentor(ExportedSegmentor):
+    """Runs a file of `AOTInductorExporter`.
+
+    Args:
+        path: The file.
+        device: ``cpu``.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
+        path = only_file(Path(path))
+        place = cpu_only(device, path)
+        try:
+            # The reader unpacks a file of any suffix; its warning about it is suppressed.
+            with quiet():
+                module = torch._inductor.aoti_load_package(str(path))
+            stored = module.get_metadata()
+        except Exception as error:  # the reader can stop with any exception on a damaged archive
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ExportError(f"{path}: cannot be opened as a compiled program: {reason}") from error
+        super().__init__(path, stored, place)
+        self.module = module
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.module(images.to(self.device)))

@@ -1,0 +1,67 @@
+"""`PixelLabels`: an output of a file that computes the labels itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkernel.annotations import PositiveInt
+from segkernel.errors import Problem, UsageError
+from segkernel.geometry import Size
+from segkernel.interfaces.output import Output, PixelClasses
+from segkernel.labels import Task
+
+
+@dataclass(frozen=True)
+class PixelLabels(Output):
+    """Class ids (N, H, W), or (N, K, H, W) of 1 and 0 for ``multilabel``, instead of logits.
+
+    They cannot be averaged, so such an output has one view of whole images: no windows, no test-time augmentation.
+
+    Args:
+        classes: Number of classes.
+        task: ``multilabel`` where a pixel has any number of classes.
+    """
+
+    classes: PositiveInt
+    task: Task = "multiclass"
+
+    def resize(self, raw: Tensor, old: Size, new: Size) -> Tensor:
+        """Return the nearest labels."""
+        if tuple(old) == tuple(new):
+            return raw
+        rows, columns = (
+            ((torch.arange(after, device=raw.device) + 0.5) * before / after).long()
+            for before, after in zip(raw.shape[-2:], new)
+        )
+        return raw[..., rows, :][..., columns]
+
+    def flip(self, raw: Tensor, size: Size) -> Tensor:
+        return raw.flip(-1)
+
+    def crop(self, raw: Tensor, size: Size) -> Tensor:
+        return raw[..., : size[0], : size[1]]
+
+    def merge(self, merged: Tensor | None, raw: Tensor) -> Tensor:
+        if merged is not None:
+            raise UsageError("labels of several views cannot be averaged: export the model without with_labels")
+        return raw
+
+    def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
+        return raw[0]
+
+    def mismatch(self, dataset: Any) -> Problem | None:
+        return PixelClasses(self.classes, self.classes, task=self.task).mismatch(dataset)
+
+
+def labels_of(output: PixelClasses, logits: Tensor) -> Tensor:
+    """Return the labels (N, H, W), or (N, K, H, W) for ``multilabel``, of logits (N, C, H, W), as `decode` does."""
+    several = output.task == "multilabel"
+    if output.threshold is not None and (several or output.out_channels == 1):
+        chosen = (output.activate(logits) > output.threshold).to(torch.uint8)
+        return chosen if several else chosen[:, 0]
+    labels = logits.argmax(1)
+    return labels.to(torch.uint8) if logits.shape[1] <= 255 else labels
