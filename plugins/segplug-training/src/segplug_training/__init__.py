@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from segplug_training.async_checkpoint import AsyncCheckpointHook as AsyncCheckpointHook
     from segplug_training.cuda import CUDAEngine as CUDAEngine
     from segplug_training.ddp import DDPEngine as DDPEngine
+    from segplug_training.distillation import DistillationHook as DistillationHook
     from segplug_training.early_stopping import EarlyStoppingHook as EarlyStoppingHook
     from segplug_training.ema import EMAHook as EMAHook
     from segplug_training.empty_cache import EmptyCacheHook as EmptyCacheHook
@@ -68,6 +69,7 @@ _HOMES = {
     "CosineRestartMomentum": ".momentum",
     "CyclicLR": ".schedules",
     "DDPEngine": ".ddp",
+    "DistillationHook": ".distillation",
     "EMAHook": ".ema",
     "EarlyStoppingHook": ".early_stopping",
     "EmptyCacheHook": ".empty_cache",
