@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segkernel import load_config, run
+from segkernel import build, load_config, run
 from segkernel.errors import DataError, UsageError
 from segkernel.experiment import check
 from segplug_datasets.camvid import LABELS as CAMVID
@@ -118,6 +118,41 @@ def test_folders_that_are_split_stay_so() -> None:
     assert "split" not in data["train"]
     assert data["val"]["images"] == "set/val/img"
     assert data["train"]["classes"] == ["ground", "crop", "weed"]
+
+
+def test_a_class_list_may_have_the_colours_after_the_names() -> None:
+    write_folder(Path("set"), COLORS)
+    Path("set/classes.txt").write_text("soil 0 0 0\ncrop 200 0 0\nweed, 0, 200, 0\n")
+    init("set")
+    train = load_config("my.yaml")["data"]["train"]
+    assert train["classes"] == ["soil", "crop", "weed"]
+    assert train["palette"] == [[0, 0, 0], [200, 0, 0], [0, 200, 0]]
+
+
+def test_the_folder_of_images_does_not_name_a_class() -> None:
+    write_folder(Path("photos"), WHITE, images="a", truths="a")
+    for path in Path("photos/a").glob("*.png"):
+        path.rename(f"photos/{path.stem}_mask.png")
+    for path in Path("photos/a").glob("*.jpg"):
+        path.rename(f"photos/{path.name}")
+    init("photos")
+    assert load_config("my.yaml")["data"]["train"]["classes"] == ["background", "foreground"]
+
+
+def test_images_of_16_bits_are_read_with_the_range_of_their_values() -> None:
+    write_folder(Path("set"), WHITE)
+    for path in Path("set/images").iterdir():
+        write(path.with_suffix(".png"), cv2.imread(str(path), 0).astype(np.uint16) * 13)  # of 12 bits, as cameras have
+        path.unlink()
+    project = init("set")
+    train = load_config("my.yaml")["data"]["train"]
+    low, high = train["value_range"]
+    assert low < 100
+    assert 2000 < high <= 255 * 13
+    sample = build("datasets", train)[0]
+    assert (sample.image.dtype, sample.image.shape) == (np.uint8, (*SIZE, 3))
+    assert sample.image.max() > 200
+    assert not [one for one in project.findings if one.kind == "deep-images"]
 
 
 def test_coco_file_is_split_by_names() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -65,9 +66,10 @@ def command(
     options = Options(images, labels, root, model, iterations, force)
     project = prepare(folder, Path(out), options, lambda parts: inspect_with_progress(parts, workers))
     click.echo(summary(project))
-    commands = [project.check, f"seg-kernel run {out}"] if project.check else [f"seg-kernel run {out}"]
+    file = quote(out)
+    commands = [project.check, f"seg-kernel run {file}"] if project.check else [f"seg-kernel run {file}"]
     click.echo("\nnext: " + "\n      ".join(commands))
-    click.echo(f"      seg-kernel data browse {out} --out sheet.html --augmented 3 shows the training samples")
+    click.echo(f"      seg-kernel data browse {file} --out sheet.html --augmented 3 shows the training samples")
 
 
 def summary(project: Project) -> str:
@@ -81,7 +83,11 @@ def summary(project: Project) -> str:
         )
     ]
     lines.append(table(_class_rows(project)))
-    corrected = [f"corrected: {finding.what} ({finding.where})" for finding in project.diagnosis.applied]
+    corrected = []
+    for finding in project.diagnosis.applied:
+        unnamed = finding.kind == "classes-unknown"  # nothing is wrong with the masks
+        what = "no class names were found, fill them in" if unnamed else "corrected"
+        corrected.append(f"{what}: {finding.what} ({finding.where})")
     faults = [f"{one.severity}: {one.where}: {one.what}{_files(one.files)}" for one in project.findings]
     more = [*project.remarks, *corrected, *faults]
     if facts.rare:

@@ -77,14 +77,20 @@ def _object_info(line: str) -> Entry:
 
 
 def _line(line: str) -> Entry:
-    """Read ``name``, ``id: name``, ``id name``, ``r g b name`` or ``name:r,g,b:parts:actions``."""
+    """Read ``name``, ``id: name``, ``id name``, ``r g b name``, ``name r g b`` or ``name:r,g,b:parts:actions``."""
     colored = re.fullmatch(r"\d+[ ,]+\d+[ ,]+\d+\s+(.+)", line)
-    if colored:
-        return None, (colored[1].strip(),)
+    name = without_color(colored[1] if colored else line)
+    if colored or name != line:
+        return None, (name.strip(),)
     numbered = re.fullmatch(r"(\d+)\s*[:,=\s]\s*(.+)", line)
     if numbered:
         return int(numbered[1]), tuple(name.strip() for name in numbered[2].split(","))
     return None, (re.split(r":\s*\d", line)[0].strip(": "),)
+
+
+def without_color(text: str) -> str:
+    """Return a text without three numbers at its end: ``road`` for ``road 128 64 128`` or ``road, (128, 64, 128)``."""
+    return re.sub(r"[\s,:;(\[]+\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3}[)\]]?$", "", text)
 
 
 def _cityscapes(text: str) -> list[Entry]:

@@ -14,7 +14,7 @@ import yaml
 
 from segkernel.errors import SegKernelError
 from segkernel.labels import IGNORE, Color
-from segplug_datasets.doctor.sources import NAMES, read_list
+from segplug_datasets.doctor.sources import NAMES, read_list, without_color
 from segplug_datasets.listing import read_text
 
 _KEYS = ("classes", "names", "labels", "categories", "class_names")
@@ -110,7 +110,7 @@ def _colors(given: Any) -> tuple[Color, ...]:
 
 
 def _cells(line: str) -> list[str]:
-    """Return the columns of a line of ``name,r,g,b``, ``r g b name`` or ``name:r,g,b::``."""
+    """Return the columns of a line of ``name,r,g,b``, ``r g b name``, ``name r g b`` or ``name:r,g,b::``."""
     line = line.strip()
     if not line or line.startswith("#"):
         return []
@@ -122,7 +122,8 @@ def _row_colors(rows: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[Co
     for row in rows:
         joined = " ".join(row)
         numbers = [int(number) for number in re.findall(r"(?<![\w.])\d+(?![\w.])", joined)]
-        name = next((name for name in names if name in (*row, re.sub(r"^[\d ,]+", "", joined).strip())), None)
+        rest = re.sub(r"^[\d ,]+", "", joined).strip(), without_color(joined)
+        name = next((name for name in names if name in (*row, *rest)), None)
         if name is not None and len(numbers) == 3 and max(numbers) < 256:
             found[name] = numbers[0], numbers[1], numbers[2]
     return tuple(found[name] for name in names) if set(found) == set(names) else ()

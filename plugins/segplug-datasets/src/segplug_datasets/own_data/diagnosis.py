@@ -203,6 +203,8 @@ def _name_classes(found: Diagnosis) -> None:
 
 def _folder_class(part: Part) -> str | None:
     """Return the name of the folder of masks if it can be a class name, such as ``crack``."""
+    if part.arguments.get("masks") == part.arguments.get("images"):
+        return None
     name = Path(str(part.arguments.get("masks", ""))).name
     rest = without_split(name)
     return rest if rest and rest == name.lower() and role_of(name) is None and rest.isalpha() else None

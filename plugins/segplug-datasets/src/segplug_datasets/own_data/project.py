@@ -6,13 +6,14 @@ project = prepare(Path("my_folder"), Path("my.yaml"), Options())
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from segkernel.config import load_config
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.files import replacing
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.image_files import is_sound
@@ -22,6 +23,7 @@ from segplug_datasets.doctor.stats import DatasetStats, measure
 from segplug_datasets.own_data.annotation_files import find_annotations
 from segplug_datasets.own_data.class_lists import ClassList, find_class_lists
 from segplug_datasets.own_data.config_file import render
+from segplug_datasets.own_data.deep_images import is_deep, value_range, with_all_bits
 from segplug_datasets.own_data.diagnosis import Diagnosis, diagnose
 from segplug_datasets.own_data.facts import gather
 from segplug_datasets.own_data.layout import ALL, ImageSet, find_layout
@@ -40,8 +42,8 @@ from segplug_datasets.own_data.zoo_model import (
 Inspect = Callable[[list[Part]], list[tuple[Part, list[SampleInfo]]]]
 """Inspects every sample of some sets."""
 
-_MEANING = ("classes", "palette", "values", "ignore", "ignore_colors")
-"""Long arguments that define mask values: written once, and referenced by the other sets."""
+_MEANING = ("classes", "palette", "values", "ignore", "ignore_colors", "value_range")
+"""Arguments with the meaning of values: written once, and referenced by the other sets."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
     with tempfile.TemporaryDirectory() as scratch:
         found, diagnosis, remarks = _read(source, options, inspect, Path(scratch))
         sets, split_remarks = _split(found)
-        remarks += split_remarks
+        remarks += [*split_remarks, *_read_all_bits(sets, diagnosis)]
         chosen = [(one.part, one.samples) for one in sets]
         stats = measure(chosen)
         facts = gather(stats[0], *chosen[0])
@@ -156,10 +158,10 @@ def _check_command(out: Path, diagnosis: Diagnosis, found: Sequence[_Set], sets:
     taken = [one.part.name for one in sets if one.part.name not in before]  # their images are those of train
     listed = [one for one in sets if one.part.name in errors and one.part.name not in taken and not one.whole]
     if any(one.files is not None and one.files.mask_suffix is None for one in listed):
-        return f"seg-kernel data check {out}"  # only the list has the pairs
+        return f"seg-kernel data check {quote(str(out))}"  # only the list has the pairs
     keys = [f"~data.{one.part.name}.{'names' if one.files is None else 'split'}" for one in listed]
     keys += [f"~data.{name}" for name in taken]
-    return " ".join(["seg-kernel data check", str(out), *(f"'{key}'" for key in keys)])
+    return " ".join(["seg-kernel data check", quote(str(out)), *(f"'{key}'" for key in keys)])
 
 
 # ---------------------------------------------------------------- reading
@@ -281,6 +283,23 @@ def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
     return [both[name] for name in SETS if name in both], remarks
 
 
+def _read_all_bits(sets: Sequence[_Set], diagnosis: Diagnosis) -> Iterator[str]:
+    """Change the sets if all images have more than 8 bits per band; yield a remark on it."""
+    if not all(is_deep(one.part, one.samples) for one in sets):
+        return
+    try:
+        limits = value_range(sets[0].samples)
+    except SegKernelError as error:  # a package that reads them may be missing
+        reason = " ".join(str(error).split())
+        yield f"only the upper 8 bits of images with more are read, and dark ones are black: {reason}"
+        return
+    for one in sets:
+        one.part = with_all_bits(one.part, one.samples, limits)
+    diagnosis.left = [finding for finding in diagnosis.left if finding.kind != "deep-images"]
+    low, high = limits
+    yield f"images have more than 8 bits per band: values from {low} to {high} are mapped to 0 to 255 (value_range)"
+
+
 def _takes_list(one: _Set) -> bool:
     return one.files is not None or _takes_names(one.part)
 
@@ -331,6 +350,8 @@ def _config(
         why[f"data.{name}"] = _images(len(one.samples))
         if name in lists:
             why[f"data.{name}.{'split' if one.files is not None else 'names'}"] = one.why
+    if "value_range" in data[first.part.name]:
+        why[f"data.{first.part.name}.value_range"] = "of the training images; mapped to 0 to 255"
     if project.diagnosis.classes:
         why["data.train.classes"] = f"from {project.diagnosis.classes.path}"
     if project.diagnosis.palette_of:
@@ -343,7 +364,7 @@ def _config(
         data.update(dict.fromkeys(absent, f"${{data.{last}}}"))
         why |= {f"data.{name}": f"there are no other images than those of {last}" for name in absent}
     for finding in project.diagnosis.applied:
-        for key in ("values", "offset", "palette", "ignore_colors", "ignore", "mask_suffix"):
+        for key in ("values", "offset", "palette", "ignore_colors", "ignore"):
             if key in data[first.part.name] and f"{key}:" in finding.fix:
                 why[f"data.train.{key}"] = finding.what if len(finding.what) < _LONG else f"{finding.what[:_LONG]} ..."
     sections: dict[str, Any] = {"_base_": options.model, "data": data}
