@@ -24,6 +24,7 @@ from segkernel.experiment import check, run
 from segkernel.testing import check_object
 from segplug_datasets import image
 from segplug_heads.reference.troubleshooting import PAGE as TROUBLESHOOTING
+from segplug_training.combinations import combinations
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -170,19 +171,19 @@ def test_a_component_of_the_page_passes_the_kit(name: str, monkeypatch: pytest.M
     assert [str(result) for result in results if not result.ok] == []
 
 
-def lines() -> list[Any]:
+def lines(pages: Iterable[Path] = PAGES) -> list[Any]:
     """Return the calls of seg-kernel in shell blocks, also by torchrun or srun: its arguments."""
     found = {}
-    for block in blocks("(?:bash|console)"):
+    for block in blocks("(?:bash|console)", pages):
         for line in block.values[0].replace("\\\n", " ").splitlines():
             if call := re.match(r"(?:\$ )?(?:(?:srun|torchrun)\b.* )?(?:seg-kernel|-m segkernel) (.+)", line):
                 found[f"{block.id}:{line[:40]}"] = call[1]
     return [pytest.param(line, id=name) for name, line in found.items()]
 
 
-@pytest.mark.parametrize("line", lines())
-def test_a_command_and_its_options_exist(line: str) -> None:
-    words = shlex.split(line.partition(" #")[0])
+def resolve(line: str) -> tuple[click.Command, click.Context, list[str]]:
+    """Return the command that a line calls, its context, and its arguments."""
+    words = shlex.split(re.sub(r" --launch \d+", "", line.partition(" #")[0]))
     words = ["dry-run", *words] if "--dry-run" in words else words
     words = ["completion"] if "--install-completion" in words else words
     command: click.Command = cli
@@ -191,11 +192,42 @@ def test_a_command_and_its_options_exist(line: str) -> None:
         name, found, words = command.resolve_command(context, words)
         assert found is not None, line
         command, context = found, click.Context(found, parent=context, info_name=name)
+    return command, context, words
+
+
+@pytest.mark.parametrize("line", lines())
+def test_a_command_and_its_options_exist(line: str) -> None:
+    command, context, words = resolve(line)
     options = {name for parameter in command.get_params(context) for name in parameter.opts}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options | {
         "--help",
         "--traceback",
         "--log-level",
-        "--launch",
         "--dry-run",
     }
+
+
+CHANGING = re.compile(r"(run|sweep|find-lr|find-batch-size) .*\w=")
+"""A command that trains, with overrides."""
+
+
+@pytest.mark.parametrize(
+    "line", [param for param in lines(OTHERS) if CHANGING.match(param.values[0]) and "{type: My" not in param.values[0]]
+)
+def test_the_overrides_of_a_command_fit_its_config(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """``my.yaml`` is the file of that name on docs/configuration.md, on other pages the quick start."""
+    monkeypatch.chdir(tmp_path)
+    for name, block in named_blocks():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(block, "utf-8")
+    command, context, words = resolve(line.replace(" --dry-run", ""))
+    given = command.make_context(command.name, words, parent=context, resilient_parsing=True).params
+    config, overrides = given["config"], given["overrides"]
+    if config == "my.yaml" and "configuration:" not in request.node.name:
+        config = "quickstart"
+    if command.name == "sweep":
+        combinations(config, overrides, models=given["models"].split(",") if given["models"] else ())
+    else:
+        load_config(config, overrides)

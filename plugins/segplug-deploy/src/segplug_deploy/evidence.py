@@ -89,7 +89,8 @@ def _dataset(config: Config | None, parts: Sequence[str]) -> tuple[str, Any]:
     part = next((part for part in parts if data.get(part)), None)
     if config is None or part is None:
         raise UsageError("the config has no data: pass an --image to verify the exported file on")
-    return part, build("datasets", data[part], catalog=catalog_of(config), ambient=ambient_of(config))
+    spec, catalog, ambient = data[part], catalog_of(config), ambient_of(config)
+    return part, build("datasets", spec, path=f"data.{part}", catalog=catalog, ambient=ambient)
 
 
 def _truth(sample: Any) -> np.ndarray | None:

@@ -91,7 +91,7 @@ def summary(project: Project) -> str:
     faults = [f"{one.severity}: {one.where}: {one.what}{_files(one.files)}" for one in project.findings]
     more = [*project.remarks, *corrected, *faults]
     if facts.rare:
-        more.append(f"rare: {_some(facts.rare)}; check their IoU, not the pixel accuracy")
+        more.append(f"rare: {_some(facts.rare)}; look at the IoU, not at the pixel accuracy")
     lines.append("\n".join(f"- {line}" for line in more))
     lines.append("\n".join(f"wrote {path}" for path in project.written))
     return "\n\n".join(filter(None, lines))

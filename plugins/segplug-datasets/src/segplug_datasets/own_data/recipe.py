@@ -61,10 +61,15 @@ class Machine:
         """``cpu`` or ``gpu``."""
         return "cpu" if self.gpu is None else "gpu"
 
+    @property
+    def processor(self) -> str:
+        """``1 core``, ``2 cores``."""
+        return f"{self.cores} core{'s' * (self.cores != 1)}"
+
     def __str__(self) -> str:
         if self.gpu is not None:
-            return f"a GPU of {self.gpu:.0f} GiB, {self.cores} cores"
-        return f"{self.cores} cores, {self.memory:.0f} GiB, no GPU"
+            return f"a GPU of {self.gpu:.0f} GiB, {self.processor}"
+        return f"{self.processor}, {self.memory:.0f} GiB, no GPU"
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def choose(
     windows = shown[0] * shown[1] > SLIDE
     why["windows"] = f"images of {_by(shown)} are too large to predict in one pass"
     workers = min(machine.cores, WORKERS)
-    why["workers"] = f"of {machine.cores} cores"
+    why["workers"] = f"of {machine.processor}"
     return Recipe(resize, shown, crop, windows, batch, length, interval, workers, why)
 
 
