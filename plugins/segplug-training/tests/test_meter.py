@@ -7,7 +7,8 @@ from fractions import Fraction
 import torch
 
 from segkernel.schedules import RunSchedules
-from segplug_training.meter import learning_rates
+from segplug_training import meter
+from segplug_training.meter import MeterHook, learning_rates, watts
 from segplug_training.schedules import PolyLR
 
 
@@ -35,3 +36,19 @@ def test_rates_of_groups_are_named_by_their_factor_whatever_a_schedule_makes_of_
         "lr.x10": 0.05,
         "lr.x0.1": 0.0005,
     }
+
+
+def test_the_power_of_a_gpu_is_in_the_records(make_runner, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 250_600, raising=False)
+    assert watts(torch.device("cuda", 1)) == 250.6
+    assert watts(torch.device("cpu")) is None
+    records = []
+    runner = make_runner(MeterHook(interval=3), validate=False)
+    runner.emit = records.append
+    runner.train()
+    monkeypatch.setattr(meter, "watts", lambda device: 250.6)
+    runner = make_runner(MeterHook(interval=3), validate=False, folder="measured")
+    runner.emit = records.append
+    runner.train()
+    assert [record.get("watts") for record in records] == [None, None, 251, 251]
+    assert records[0].keys() | {"watts"} == records[2].keys()

@@ -30,7 +30,8 @@ class MeterHook:
     ``lr`` is the rate of the first parameter group, ``lr.x10`` that of groups whose initial rate is ten times higher.
 
     ``memory`` is the peak that was allocated on a GPU during the interval, in MiB; on the CPU the peak of the process
-    so far.
+    so far. ``watts`` is the power that the GPUs of all ranks draw at the end of the interval, where NVIDIA's
+    nvidia-ml-py is installed.
 
     Reading a loss waits for the device, so losses are summed there and read once per interval.
 
@@ -70,7 +71,11 @@ class MeterHook:
 
     def _record(self, run: Run) -> dict[str, Any]:
         ranks = run.engine.world_size
-        sums = run.engine.sum({name: [float(value)] for name, value in self.sums.items()})
+        terms = {name: [float(value)] for name, value in self.sums.items()}
+        if (power := watts(run.engine.device)) is not None:
+            terms[_WATTS] = [power]
+        sums = run.engine.sum(terms)
+        drawn = sums.pop(_WATTS, None)
         means = {name: value / (self.count * ranks) for name, value in sums.items()}
         seconds = max(time.perf_counter() - self.started, 1e-9)
         record: dict[str, Any] = {"kind": "train", "iteration": run.iteration, "epoch": round(run.epoch, 4)}
@@ -81,7 +86,12 @@ class MeterHook:
         record["data_wait"] = round(min(self.waited / seconds, 1.0), 4)
         if (peak := peak_memory(run.engine.device)) is not None:
             record["memory"] = round(peak / 2**20)
+        if drawn is not None:
+            record["watts"] = round(drawn)
         return record
+
+
+_WATTS = "watts of a rank"
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -94,6 +104,16 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def watts(device: torch.device) -> float | None:
+    """Return the power that a GPU draws now; None where it is unknown."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.power_draw(device) / 1000
+    except Exception:  # no NVML, or a device or driver that does not tell: the exceptions are of an optional package
+        return None
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
