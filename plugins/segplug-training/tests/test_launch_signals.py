@@ -1,15 +1,16 @@
-"""The launcher refuses what is no command, once, and signals to it reach the ranks."""
+"""The launcher refuses what no rank could run, once, and signals to it reach the ranks."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError, UsageError
 from segplug_training.launch import command
 
 RANK = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print(flush=True); signal.pause()"
@@ -38,3 +39,11 @@ def test_what_is_no_command_is_refused_before_ranks_start(arguments: list[str], 
     error = CliRunner().invoke(command, ["2", *arguments]).exception
     assert isinstance(error, UsageError)
     assert said in str(error)
+
+
+@pytest.mark.parametrize("override", ["model.num_clases=3", "+model.num_clases=3", "+optim.batch_size=0"])
+def test_an_error_of_the_config_is_reported_before_ranks_start(tmp_path: Path, override: str) -> None:
+    (tmp_path / "toy.yaml").write_text("model: {type: 'segkernel.testing.toys:ToySegmentor'}")
+    error = CliRunner().invoke(command, ["2", "run", str(tmp_path / "toy.yaml"), override]).exception
+    assert isinstance(error, ConfigError)
+    assert override.strip("+").partition("=")[0] in str(error)

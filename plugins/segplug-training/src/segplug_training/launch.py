@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from segkernel.cli import cli
-from segkernel.errors import UsageError
+from segkernel.config import load_config
+from segkernel.errors import ConfigError, UsageError
 from segplug_training.cores import available_cores
 
 
@@ -35,7 +36,7 @@ def command(context: click.Context, processes: int, arguments: tuple[str, ...]) 
     """
     if Path(arguments[0]).suffix in (".yaml", ".yml"):
         raise UsageError(f"which command? for example: seg-kernel launch {processes} run {' '.join(arguments)}")
-    cli.get_command(context, arguments[0])  # once, instead of an error from every rank
+    _check(context, *arguments)
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -54,6 +55,20 @@ def command(context: click.Context, processes: int, arguments: tuple[str, ...]) 
         context.exit(max(1, error.get_first_failure()[1].exitcode))
     except SignalException as error:
         sys.exit(128 + error.sigval)
+
+
+def _check(context: click.Context, name: str, *arguments: str) -> None:
+    """Raise errors in the command, its arguments and a run's config once, instead of from every rank."""
+    found = cli.get_command(context, name)
+    if found is None or name != "run":
+        return
+    with found.make_context(name, list(arguments), parent=context) as parsed:
+        config, overrides, resume = (parsed.params[key] for key in ("config", "overrides", "resume"))
+    if "=" not in (resume or ""):  # else one of the overrides follows --resume
+        from segkernel.experiment import check
+
+        if problems := check(load_config(config, overrides)):
+            raise ConfigError(problems)
 
 
 def _forward(number: int, frame: Any) -> None:
