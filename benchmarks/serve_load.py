@@ -195,10 +195,8 @@ def main() -> None:
             print(f"{0:8d} {resident(process):12.1f}", flush=True)
             for part in range(1, 6):
                 done = load(process, port, images, options.clients, options.requests // 5)
-                print(
-                    f"{part * options.requests // 5:8d} {resident(process):12.1f} {len(done.refused):9d} {str(set(done.refused) or '')}",
-                    flush=True,
-                )
+                sent, refused = part * options.requests // 5, f"{len(done.refused)} {set(done.refused) or ''}"
+                print(f"{sent:8d} {resident(process):12.1f}   {refused}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from segkernel.labels import Labels
 from segplug_deploy.serve.encode import coco_rle, encode, png, polygons, shares
+from segplug_deploy.serve.refusal import Refusal
 
 MAPS = {
     "noise": np.random.default_rng(0).integers(0, 3, (37, 53)).astype(np.uint8),
@@ -82,6 +83,13 @@ def test_a_hole_belongs_to_the_polygon_around_it() -> None:
     labels = MAPS["nested"]
     counts = [len(polygon) for polygon in polygons(labels == 1)["coordinates"]]
     assert sorted(counts) == [2, 2]
+
+
+def test_too_many_polygons_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segplug_deploy.serve.encode.MOST_RINGS", 3)
+    assert polygons(MAPS["one class"] == 2)["coordinates"]
+    with pytest.raises(Refusal, match="format=rle"):
+        polygons(MAPS["noise"] == 0)
 
 
 def test_shares_are_of_the_classes_that_occur() -> None:

@@ -13,7 +13,10 @@ import numpy as np
 from segkernel.headers import PNG
 from segkernel.image import opencv
 from segkernel.labels import Labels
+from segplug_deploy.serve.refusal import Refusal
 
+MOST_RINGS = 100_000
+"""Outlines and holes of one class."""
 PNG_TYPE, JSON_TYPE = "image/png", "application/json"
 
 
@@ -81,11 +84,16 @@ def polygons(mask: np.ndarray) -> dict[str, Any]:
     """Return a mask (H, W) as a GeoJSON ``MultiPolygon`` along the edges of pixels, (0, 0) at the top left corner.
 
     x is to the right, y down, in pixels. Pixels that touch at a corner are one polygon.
+
+    Raises:
+        Refusal: 422 for more than `MOST_RINGS` outlines and holes.
     """
     cv2 = opencv()
     # In a mask of twice the size, each corner of a pixel is next to exactly one pixel of the contour.
     twice = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     contours, tree = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    if len(contours) > MOST_RINGS:
+        raise Refusal(422, f"the labels have more than {MOST_RINGS:,} polygons: ask for format=rle")
     parents = tree[0][:, 3] if len(contours) else ()
     found: dict[int, list[Ring]] = {index: [] for index, parent in enumerate(parents) if parent < 0}
     for index, parent in sorted(enumerate(parents), key=lambda entry: entry[1]):  # outlines first, then holes
