@@ -273,6 +273,7 @@ FITTING = [
     (Path | None, None, None),
     (dict, {"a": 1}, {"a": 1}),
     (Mapping[int, str], {1: "a"}, {1: "a"}),
+    (Mapping[int, str], {"1": "a"}, {1: "a"}),  # of a config that was stored as JSON
     (dict[str, tuple[int, int]], {"a": [1, 2]}, {"a": (1, 2)}),
     (Color, "RED", Color.RED),
     (Color, "r", Color.RED),

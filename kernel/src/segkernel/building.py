@@ -249,9 +249,10 @@ class _Reader:
         return cls(made) if cls in (tuple, set, frozenset) else made
 
     def _mapping(self, arguments: tuple[Any, ...], value: Mapping[Any, Any], at: _At) -> dict[Any, Any]:
-        key_kind, value_kind = arguments or (Any, Any)
-        places = {key: at.child(value, key) for key in value}
-        return {self.value(key_kind, key, at): self.value(value_kind, value[key], at) for key, at in places.items()}
+        kind, item_kind = arguments or (Any, Any)
+        # A config that was stored as JSON, as in a checkpoint, has text for numbers.
+        read = {key: (int(key) if kind is int and str(key).isdecimal() else key, at.child(value, key)) for key in value}
+        return {self.value(kind, name, at): self.value(item_kind, value[key], at) for key, (name, at) in read.items()}
 
     def _no_type(self, group: str, spec: Any, at: _At) -> None:
         if isinstance(spec, Mapping):

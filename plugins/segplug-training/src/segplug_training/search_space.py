@@ -78,7 +78,11 @@ def read_varied(overrides: Sequence[str]) -> tuple[list[str], dict[str, Values]]
         found = read_mapping(f"values: {match['values']}", "command line", problems)
         if problems or found is None or not found["values"]:
             raise UsageError(f"{text!r}: needs values, KEY=[A,B]; write a list as a single value KEY=[[A,B]]")
-        varied[match["key"]] = to_builtin(found["values"])
+        values = to_builtin(found["values"])
+        if len(values) == 1:  # common to all runs, so not part of their names and of the table
+            fixed.append(f"{match['key']}={json.dumps(values[0])}")
+        else:
+            varied[match["key"]] = values
     return fixed, varied
 
 
