@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
@@ -20,6 +21,7 @@ from segplug_training.smaller_batches import SmallerBatches
 from segplug_training.sync_batch_norm import synchronise_batch_norm
 
 T = TypeVar("T")
+log = logging.getLogger("segkernel")
 
 
 class DistributedArguments(EngineArguments, total=False):
@@ -58,6 +60,8 @@ class DistributedEngine(CUDAEngine):
                 torch.cuda.set_device(self.device)
             self.ranks = Ranks(backend or ("nccl" if self.device.type == "cuda" else "gloo"), timeout)
             self.rank, self.world_size = self.ranks.rank, self.ranks.size
+            if self.rank and log.isEnabledFor(logging.INFO) and not log.isEnabledFor(logging.DEBUG):
+                log.setLevel(logging.WARNING)  # rank 0 logs the same
             if self.smaller_batches is not None:
                 self.smaller_batches = SmallerBatches(self.ranks.set_parts, self.ranks.parts())
 
