@@ -127,6 +127,7 @@ def test_every_argument_that_names_a_file_is_marked():
         "config_sources",
         "adapters",
         "displays",
+        "optimizations",
     }:
         for _, target in catalog.load_all(group):
             for owner, name, annotation in arguments(target, {target}):

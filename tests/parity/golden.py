@@ -25,6 +25,7 @@ from segkernel import build
 from segkernel.inference import infer
 from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Targets
+from segplug_deploy.labels import FastPixelClasses
 
 SCORES, LOSSES, GRADIENTS, LABELS = 1e-4, 1e-4, 1e-3, 1e-3
 """Tolerances: relative to the largest score, to max(1, loss), to a norm, and as a fraction of the pixels."""
@@ -185,6 +186,7 @@ def check_keys(model: Segmentor, case: Golden, report: Report) -> None:
 def check_inference(model: Segmentor, case: Golden, report: Report) -> None:
     """Compare the label maps of whole and sliding-window inference."""
     images = case.images
+    check_fast_labels(model, images, report)  # while its logits are cached
     for name, test_cfg in (("pred", {"mode": "whole"}), ("pred_slide", case.facts.get("slide_test_cfg"))):
         if name in case.arrays:
             torch.manual_seed(0)
@@ -193,6 +195,16 @@ def check_inference(model: Segmentor, case: Golden, report: Report) -> None:
             _compare_labels(scores, labels, name, case, report)
             if f"seg_logits_{name}" in case.arrays:
                 _compare_scores(scores, f"seg_logits_{name}", case, report)
+
+
+def check_fast_labels(model: Segmentor, images: Tensor, report: Report) -> None:
+    """Compare the labels that are computed without logits at the size of the images, also of another original size."""
+    plain, size = model.outputs["seg"], (images.shape[2], images.shape[3])
+    torch.manual_seed(0)
+    raw = model.predict(images)["seg"]
+    for original in (size, (size[0] + 13, size[1] - 7)):
+        both = (output.finish(raw[:1], size, size, original) for output in (FastPixelClasses(**vars(plain)), plain))
+        report.require(torch.equal(*both), f"fast labels at {original} are not those of the logits")
 
 
 def check_raw_scores(model: Segmentor, case: Golden, report: Report) -> None:

@@ -42,7 +42,7 @@ GROUPS: dict[str, str] = {
     "schedules": "segkernel.schedules:Schedule", "hooks": "", "default_hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter", "weight_formats": "segkernel.interfaces.model:WeightFormat",
     "zoo": "", "config_sources": "", "former_names": "", "config_checks": "", "adapters": "", "displays": "",
-    "commands": "click.core:Command",
+    "optimizations": "", "commands": "click.core:Command",
 }  # fmt: skip
 """Group name, without prefix, to the base class of its components; empty where there is none."""
 

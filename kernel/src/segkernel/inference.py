@@ -120,11 +120,17 @@ def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_
     Raises:
         UsageError: As `check_views`, or when an output cannot be merged over windows.
     """
+    raw, size = _predicted(predict, images, outputs, test_cfg), _size_of(images)
+    return {name: outputs[name].resize(value, size, size) for name, value in raw.items()}
+
+
+def _predicted(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig) -> dict[str, Any]:
+    """Return the raw values of `infer`, those of whole images at the stride of the model."""
     check_views(test_cfg)
     mode = test_cfg.get("mode", "whole")
     predict = _both_ways(predict, outputs) if mode.endswith("flip") else predict
     if mode.startswith("whole"):
-        return whole(predict, images, outputs)
+        return predict(images)
     return slide(predict, images, outputs, as_pair(test_cfg["crop_size"]), as_pair(test_cfg["stride"]))
 
 
@@ -145,12 +151,6 @@ def _size_of(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
 
 
-def whole(predict: Predict, images: Tensor, outputs: Mapping[str, Output]) -> dict[str, Any]:
-    """Predict whole images; raw values are resized to the images' size."""
-    size = _size_of(images)
-    return {name: outputs[name].resize(raw, size, size) for name, raw in predict(images).items()}
-
-
 def slide(
     predict: Predict, images: Tensor, outputs: Mapping[str, Output], crop_size: Size, stride: Size
 ) -> dict[str, Any]:
@@ -161,11 +161,13 @@ def slide(
     """
     canvases: dict[str, Any] = {}
     size = height, width = _size_of(images)
+    window = min(height, crop_size[0]), min(width, crop_size[1])
     count = images.new_zeros((1, 1, height, width))
     for top, left in _windows(size, crop_size, stride):
         rows, columns = slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
-        for name, raw in whole(predict, images[..., rows, columns], outputs).items():
-            canvases[name] = outputs[name].paste(canvases.get(name), raw, (top, left), size)
+        for name, raw in predict(images[..., rows, columns]).items():
+            resized = outputs[name].resize(raw, window, window)
+            canvases[name] = outputs[name].paste(canvases.get(name), resized, (top, left), size)
         count[..., rows, columns] += 1
     return {name: outputs[name].mean(canvas, count) for name, canvas in canvases.items()}
 
@@ -203,51 +205,48 @@ def predict_batch(
     Raises:
         UsageError: As `infer`.
     """
-    activated = probabilities or tta is not None
+    test_cfg, originals = test_cfg or {"mode": "whole"}, batch.original_sizes or batch.sizes
+    if tta is None and not probabilities:
+        raw, seen = _predicted(predict, images, outputs, test_cfg), _size_of(images)
+        sizes = enumerate(zip(batch.sizes, originals))
+        found = ({name: outputs[name].finish(raw[name][i : i + 1], seen, *each) for name in raw} for i, each in sizes)
+        return [Prediction(fields, dict(meta)) for fields, meta in zip(found, batch.meta)]
     views = _views(tta)
     merged: list[dict[str, Any]] = [{} for _ in batch.sizes]
     for scale, flip in views:
         view = _view(images, scale, flip)
-        raw = infer(predict, view, outputs, test_cfg or {"mode": "whole"})
-        for index, image in enumerate(merged):
-            true = batch.sizes[index]
-            original = batch.original_sizes[index] if batch.original_sizes else true
+        raw = infer(predict, view, outputs, test_cfg)
+        for index, (image, true, original) in enumerate(zip(merged, batch.sizes, originals)):
             share = true[0] / images.shape[-2], true[1] / images.shape[-1]
             for name, values in raw.items():
                 output = outputs[name]
                 value = _restore(output, values[index : index + 1], _size_of(view), share, original, flip)
-                image[name] = output.merge(image.get(name), output.activate(value) if activated else value)
+                image[name] = output.merge(image.get(name), output.activate(value))
     means = ({name: outputs[name].mean(value, len(views)) for name, value in image.items()} for image in merged)
-    return [_prediction(mean, outputs, dict(meta), activated, probabilities) for mean, meta in zip(means, batch.meta)]
+    return [_prediction(mean, outputs, dict(meta), probabilities) for mean, meta in zip(means, batch.meta)]
 
 
 def _views(tta: TTA | None) -> list[tuple[float, bool]]:
-    if tta is None:
-        return [(1.0, False)]
+    tta = {"flip": False} if tta is None else tta
     flips = (False, True) if tta.get("flip", True) else (False,)
     return [(float(scale), flip) for scale in tta.get("scales", (1.0,)) for flip in flips]
 
 
 def _view(images: Tensor, scale: float, flip: bool) -> Tensor:
-    if scale != 1:
-        height, width = (round(length * scale) for length in images.shape[-2:])
-        images = resize(images, size=(height, width), mode="bilinear", align_corners=False)
+    size = [round(length * scale) for length in images.shape[-2:]]
+    images = images if scale == 1 else resize(images, size, align_corners=False)
     return images.flip(-1) if flip else images
 
 
-def _restore(
-    output: Output, raw: Any, seen: Size, share: tuple[float, float], original: Sequence[int], flip: bool
-) -> Any:
+def _restore(output: Output, raw: Any, seen: Size, share: tuple[float, float], original: Size, flip: bool) -> Any:
     """Undo the mirroring, remove the padding (``share`` of each side is image) and resize to the original size."""
     raw = output.flip(raw, seen) if flip else raw
     true = round(seen[0] * share[0]), round(seen[1] * share[1])
-    return output.resize(output.crop(raw, true), true, (original[0], original[1]))
+    return output.resize(output.crop(raw, true), true, original)
 
 
-def _prediction(
-    values: Mapping[str, Any], outputs: Mapping[str, Output], meta: dict[str, Any], activated: bool, keep: bool
-) -> Prediction:
-    fields = {name: outputs[name].decode(value, activated) for name, value in values.items()}
+def _prediction(values: Mapping[str, Any], outputs: Mapping[str, Output], meta: Any, keep: bool) -> Prediction:
+    fields = {name: outputs[name].decode(value, True) for name, value in values.items()}
     if keep:
         kept = {name: value for name, value in values.items() if isinstance(outputs[name], PixelClasses)}
         fields |= {f"{name}_probabilities": value[0] for name, value in kept.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from segkernel import checkpoint, rundir
 from segkernel.building import build, check
@@ -23,6 +21,7 @@ from segkernel.config.sections import Metadata
 from segkernel.errors import CheckpointError, ConfigError, Problem, UntrustedError, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
 from segkernel.labels import Labels
+from segkernel.nn.size_limit import SizeLimit as SizeLimit
 from segkernel.weights import load_into
 
 log = logging.getLogger(__name__)
@@ -31,10 +30,6 @@ Source = str | Path | Mapping[str, Any] | Config | nn.Module
 """What a model can be loaded from."""
 ExporterChoice = str | Mapping[str, Any] | Exporter | None
 """An exporter by its name, as a spec with arguments, or built; None takes the one for the file's suffix."""
-
-
-_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 35
-"""Memory of this machine in bytes; 32 GiB is assumed on Windows."""
 
 
 @dataclass
@@ -52,22 +47,6 @@ class LoadedModel:
     meta: Mapping[str, Any]
     config: Config | None
     random: bool = False
-
-
-class SizeLimit(TorchFunctionMode):
-    """While active, refuse models with more ``numbers`` in parameters and buffers, before allocating them. By default
-    these may take half of the machine's memory in single precision."""
-
-    def __init__(self, numbers: int = min(1 << 32, _MEMORY // 8)) -> None:
-        super().__init__()
-        self.numbers = self.left = numbers
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
-            self.left -= func(*args, **{**(kwargs or {}), "device": "meta"}).numel()
-            if self.left < 0:
-                raise UsageError(f"the model is too large: it has more than {self.numbers:,} numbers")
-        return func(*args, **(kwargs or {}))
 
 
 def catalog_of(config: Mapping[str, Any] | None) -> Catalog:

@@ -59,6 +59,9 @@ class Predictor:
         trust: Whether a config inside a checkpoint or an exported file may name import paths and files to read.
             Without it the file is data: it can only use what installed plugins offer.
         random_weights: Whether a config without weights is accepted: its model is randomly initialised.
+        optimize: Whether installed plugins make the model faster, with results that are equal up to rounding; see
+            `segplug_deploy.optimize_for_inference`. None does unless the model is a built module: later changes of
+            its weights would have no effect.
 
     Raises:
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
@@ -82,6 +85,7 @@ class Predictor:
         exporter: ExporterChoice = None,
         trust: bool = False,
         random_weights: bool = False,
+        optimize: bool | None = None,
     ) -> None:
         loaded = load_model(model, weights, overrides, exporter=exporter, device=str(device or "auto"), trust=trust)
         built, meta, config = loaded.model, loaded.meta, loaded.config
@@ -110,7 +114,11 @@ class Predictor:
         self.tta = tta
         self.reader: Any = _reader_in(data, catalog)
         self._engine = LocalEngine(str(device or _device_of(built, isinstance(model, nn.Module))))
-        self._engine.prepare_model(self.model.eval(), self.preprocessor.eval())
+        wanted = not isinstance(model, nn.Module) if optimize is None else optimize
+        faster: Any = self.model.eval()
+        for _, optimized in catalog.load_all("optimizations") if wanted else ():
+            faster = optimized(faster, self.device)
+        self._engine.prepare_model(faster, self.preprocessor.eval())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -170,7 +178,7 @@ class Predictor:
         views: dict[str, Any] = {"test_cfg": self.test_cfg, "tta": self.tta, "probabilities": probabilities}
         try:
             images = self.preprocessor(batch)[0]
-            found = predict_batch(self._engine.predict, batch, images, outputs=self.model.outputs, **views)
+            found = predict_batch(self._engine.predict, batch, images, outputs=self._engine.segmentor.outputs, **views)
         except RuntimeError as error:  # too small for the model's strides, or too large for the memory
             size, meta = "x".join(map(str, batch.original_sizes[0])), batch.meta[0]
             reason = f"the model failed on an image of {size} pixels: {str(error).splitlines()[0]}"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from segplug_deploy.formats.openvino import OpenVINOExporter as OpenVINOExporter
     from segplug_deploy.formats.torch_export import TorchExportExporter as TorchExportExporter
     from segplug_deploy.formats.torchscript import TorchScriptExporter as TorchScriptExporter
+    from segplug_deploy.inference import optimize_for_inference as optimize_for_inference
+    from segplug_deploy.labels import resized_argmax as resized_argmax
     from segplug_deploy.outputs import PixelLabels as PixelLabels
     from segplug_deploy.proof import Proof as Proof
     from segplug_deploy.proof import prove as prove
@@ -41,7 +43,9 @@ _HOMES = {
     "TorchExportExporter": ".formats.torch_export",
     "TorchScriptExporter": ".formats.torchscript",
     "VerifiedExporter": ".exporter",
+    "optimize_for_inference": ".inference",
     "prove": ".proof",
+    "resized_argmax": ".labels",
 }
 # Here they end.
 

@@ -1,0 +1,238 @@
+"""Class ids of resized logits, without the resized logits of all classes.
+
+    labels = resized_argmax(logits, [((512, 512), (512, 500))])     # (N, K, h, w) -> (N, 512, 500)
+
+Exact: each label is that of ``interpolate`` and ``argmax``. Interpolated values are convex combinations of the logits
+around them: a class whose largest one in a cell is below the smallest one of another class cannot win there. Most cells
+have one candidate. In the others the candidates are interpolated, and if two differ by no more than rounding, they are
+compared by ``interpolate`` itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segkernel.interfaces.model import PixelClasses
+from segkernel.nn import upsample_logits
+
+Size = Sequence[int]
+Step = tuple[Size, Size]
+# Below, torch interpolates several classes at once in another way than one: height + width, and classes.
+_SMALL, _FEW = 256, 4
+_BAND, _CHUNK = 1 << 18, 1 << 15  # logits, and interpolated values, that fit into the cache
+_COST = 2  # time to interpolate a value here, relative to `interpolate`
+
+
+class FastPixelClasses(PixelClasses):
+    """`PixelClasses` whose fields are computed class by class, or as in `resized_argmax`."""
+
+    def finish(self, raw: Tensor, padded: Size, size: Size, original: Size) -> Tensor:
+        if self.threshold is not None and (self.task == "multilabel" or self.out_channels == 1):
+            planes = (raw[:, index : index + 1] for index in range(raw.shape[1]))
+            fields = [PixelClasses.finish(self, plane, padded, size, original) for plane in planes]  # type: ignore[arg-type]
+            return torch.cat(fields) if self.task == "multilabel" else fields[0]
+        return resized_argmax(raw, [(padded, size), (original, original)], self.align_corners)[0]
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "type": PixelClasses.__name__}
+
+
+def resized_argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool = False) -> Tensor:
+    """Return the class ids (N, H, W) of the largest logits after ``steps``; uint8 up to 255 classes, else int64.
+
+    Args:
+        logits: (N, K, h, w).
+        steps: Pairs of sizes (height, width): logits are resized to the first, then cropped at the bottom and right to
+            the second.
+        align_corners: As in ``interpolate``.
+    """
+    dtype = torch.uint8 if logits.shape[1] <= 255 else torch.long
+    large = logits.shape[1] > _FEW and min(sum(size) for size, _ in steps) > _SMALL
+    if large and logits.device.type == "cpu":
+        largest = float(torch.stack(logits.detach().aminmax()).abs().max())
+        if math.isfinite(largest):
+            return torch.stack([_argmax(image, steps, align_corners, dtype, largest) for image in logits.detach()])
+    return resize_and_crop(logits, steps, align_corners).argmax(1).to(dtype)
+
+
+def resize_and_crop(logits: Tensor, steps: Sequence[Step], align_corners: bool) -> Tensor:
+    """Return logits (N, K, H, W) after the ``steps`` of `resized_argmax`."""
+    logits = logits.contiguous()  # torch rounds another layout in another way
+    for size, kept in steps:
+        logits = upsample_logits(logits, size, align_corners)[..., : kept[0], : kept[1]]
+    return logits
+
+
+class _Axis(NamedTuple):
+    """Interpolation along one axis, whose logits are padded on both sides by the number of taps less one.
+
+    Args:
+        cell: For each pixel the first of the logits that it is interpolated from; ascending.
+        place: Its number among the pixels of this cell.
+        weights: (taps, places, cells).
+    """
+
+    cell: Tensor
+    place: Tensor
+    weights: Tensor
+
+    def part(self, start: int, stop: int) -> tuple[slice, _Axis]:
+        """Return the pixels of some cells, and the part of the axis."""
+        first, last = torch.searchsorted(self.cell, torch.tensor([start, stop])).tolist()
+        pixels = slice(first, last)
+        return pixels, _Axis(self.cell[pixels] - start, self.place[pixels], self.weights[..., start:stop])
+
+    def pad(self, logits: Tensor, dim: int) -> Tensor:
+        """Repeat the first and the last of the logits along ``dim``, as far as `cell` expects."""
+        pad, size = len(self.weights) - 1, logits.shape[dim]
+        return torch.cat([logits.narrow(dim, 0, 1)] * pad + [logits] + [logits.narrow(dim, size - 1, 1)] * pad, dim)
+
+
+def _axis(logits: Tensor, dim: int, steps: Sequence[Step], align_corners: bool) -> _Axis:
+    size = logits.shape[dim]
+    identity = torch.eye(size, dtype=logits.dtype).view(1, size, size, 1)
+    along = [((resized[dim - 1], 1), (kept[dim - 1], 1)) for resized, kept in steps]
+    matrix = resize_and_crop(identity, along, align_corners)[0, :, :, 0]  # (logits, pixels)
+    used = (matrix != 0).int()
+    first, last = used.argmax(0), size - 1 - used.flip(0).argmax(0)
+    pad = int((last - first).max())
+    # Pixels of the first logit alone belong to the cell before it, so that no cell has more pixels than others.
+    cell = (first + pad).masked_fill_(matrix[0] == 1, 0)
+    taps = cell - pad + torch.arange(pad + 1)[:, None]
+    outside = (taps < 0) | (taps >= size)
+    place = torch.arange(len(cell)) - torch.searchsorted(cell, cell)
+    weights = matrix.new_full((pad + 1, int(place.max()) + 1, size + pad), 1 / (pad + 1))  # also where no pixel is
+    weights[:, place, cell] = matrix.gather(0, taps.clamp(0, size - 1)).masked_fill_(outside, 0)
+    return _Axis(cell, place, weights)
+
+
+def _argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool, dtype: torch.dtype, largest: float) -> Tensor:
+    """Return the class ids (H, W) of logits (K, h, w); ``largest`` is the largest magnitude."""
+    labels = torch.zeros(tuple(steps[-1][1]), dtype=dtype)
+    unsure, contenders = torch.ones_like(labels, dtype=torch.bool), torch.ones(len(logits), dtype=torch.bool)
+    if torch.finfo(logits.dtype).bits >= 32:  # others are equal too often
+        _decide_by_bounds(logits, steps, align_corners, largest, labels, unsure, contenders)
+    pixels: Any = unsure.flatten().nonzero()[:, 0]
+    if 4 * len(pixels) > labels.numel():
+        pixels, contenders = slice(None), torch.ones_like(contenders)
+    best = logits.new_full(labels.view(-1)[pixels].shape, -torch.inf)
+    chosen = torch.zeros_like(best, dtype=dtype)
+    for label in contenders.nonzero()[:, 0].tolist():
+        value = resize_and_crop(logits[None, label : label + 1], steps, align_corners).flatten()[pixels]
+        torch.maximum(chosen, (value > best).to(dtype).mul_(label), out=chosen)  # labels ascend
+        torch.maximum(best, value, out=best)
+    labels.view(-1)[pixels] = chosen
+    return labels
+
+
+def _decide_by_bounds(
+    logits: Tensor,
+    steps: Sequence[Step],
+    align_corners: bool,
+    largest: float,
+    labels: Tensor,
+    unsure: Tensor,
+    contenders: Tensor,
+) -> None:
+    """Write the class ids of `_argmax` into ``labels``, where `interpolate` must decide into ``unsure``, and which
+    classes may win there into ``contenders`` (K,)."""
+    contenders.zero_()
+    rows, columns = (_axis(logits, dim, steps, align_corners) for dim in (1, 2))
+    # Twice the rounding errors of torch's interpolation and of this one.
+    margin = 16 * len(steps) * torch.finfo(logits.dtype).eps * largest
+    padded = columns.pad(rows.pad(logits, 1), 2)
+    step = max(_BAND // padded[:, 0].numel(), 1)
+    for top in range(0, rows.weights.shape[2], step):
+        pixels, band = rows.part(top, top + step)
+        if pixels.start < pixels.stop:
+            part = padded[:, top : top + sum(band.weights.shape[::2]) - 1].contiguous()
+            found = _decide(part, band, columns, margin, labels.dtype, contenders)
+            labels[pixels], unsure[pixels] = (_spread(cells, band, columns) for cells in found)
+
+
+def _decide(
+    part: Tensor, rows: _Axis, columns: _Axis, margin: float, dtype: torch.dtype, contenders: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the class ids of cells (places, places, rows, columns), and where `interpolate` must decide.
+
+    ``contenders``, of each class whether it may win there, is updated.
+    """
+    shape = rows.weights.shape[1], columns.weights.shape[1], rows.weights.shape[2], columns.weights.shape[2]
+    smallest, largest = (_over_cells(function, part, rows, columns) for function in (torch.minimum, torch.maximum))
+    candidates = (largest >= smallest.amax(0) - margin).flatten(1)
+    label = candidates.T.nonzero(as_tuple=True)[1]  # of each cell, in order
+    count = candidates.sum(0)
+    start = count.cumsum(0) - count
+    labels = label.to(dtype)[start].expand(*shape[:2], -1).clone()
+    unsure = torch.zeros_like(labels, dtype=torch.bool)
+    undecided = (count > 1).nonzero()[:, 0]
+    if _COST * int(count[undecided].sum()) > candidates.numel():
+        unsure.index_fill_(2, undecided, True)
+        contenders.fill_(True)
+        undecided = undecided[:0]
+    order = undecided[count[undecided].argsort(descending=True)]
+    for cells in order.split(_CHUNK // (shape[0] * shape[1]) + 1) if len(order) else ():
+        values = partial(_interpolated, part, rows, columns, count=count, start=start, label=label)
+        best, second = part.new_full((2, *shape[:2], len(cells)), -torch.inf)
+        chosen = torch.zeros_like(best, dtype=dtype)
+        for classes, value in values(cells):
+            top, below, choice = (each[..., : len(classes)] for each in (best, second, chosen))
+            torch.maximum(below, torch.minimum(top, value), out=below)
+            choice.copy_(torch.where(value > top, classes.to(dtype), choice))
+            torch.maximum(top, value, out=top)
+        labels.index_copy_(2, cells, chosen)
+        close = best - second <= margin
+        if close.any():
+            unsure.index_copy_(2, cells, close)
+            found = close.flatten(0, 1).any(0)
+            close, best = close[..., found], best[..., found] - margin
+            for classes, value in values(cells[found]):
+                near = close[..., : len(classes)] & (value >= best[..., : len(classes)])
+                contenders[classes[near.flatten(0, 1).any(0)]] = True
+    return labels.view(shape), unsure.view(shape)
+
+
+def _over_cells(function: Callable[[Tensor, Tensor], Tensor], part: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
+    """Return the smallest or the largest logit (K, rows, columns) of each class in each cell."""
+    for dim, axis in ((1, rows), (2, columns)):
+        part = reduce(function, part.unfold(dim, len(axis.weights), 1).unbind(-1))
+    return part
+
+
+def _interpolated(
+    part: Tensor, rows: _Axis, columns: _Axis, cells: Tensor, count: Tensor, start: Tensor, label: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the next candidate of each cell that has one, and its values (places, places, cells)."""
+    row, column = cells // columns.weights.shape[2], cells % columns.weights.shape[2]
+    vertical, horizontal = rows.weights[..., row], columns.weights[..., column]
+    corner, (_, height, width) = row * part.shape[2] + column, part.shape
+    count, start = count[cells], start[cells]
+    for rank in range(int(count[0])):
+        number = int((count > rank).sum())
+        classes = label[start[:number] + rank]
+        at = corner[:number] + classes * (height * width)
+        lines = []
+        for row_tap in range(len(vertical)):
+            taps = [part.view(-1)[at + (row_tap * width + tap)] for tap in range(len(horizontal))]
+            lines.append(_weighted(horizontal[..., :number], taps))
+        yield classes, _weighted(vertical[:, :, None, :number], lines)
+
+
+def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:]):
+        total = torch.addcmul(total, weight, value)
+    return total
+
+
+def _spread(cells: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
+    """Return the pixels (H, W) of values of cells (places, places, rows, columns)."""
+    blocks = cells.permute(2, 0, 3, 1).flatten(2).flatten(0, 1)
+    high, wide = cells.shape[:2]
+    return blocks.index_select(0, rows.cell * high + rows.place).index_select(1, columns.cell * wide + columns.place)

@@ -1,0 +1,110 @@
+"""`optimize_for_inference`: the same results, the same parameters where they do not change, each switch alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segkernel import Predictor
+from segkernel.interfaces.model import PixelClasses, Segmentor
+from segplug_deploy.inference import fold_batch_norms, optimize_for_inference
+from segplug_deploy.labels import FastPixelClasses
+
+
+class Net(Segmentor):
+    """Convolutions and batch norms that may be folded, and others that may not."""
+
+    def __init__(self, classes: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8)
+        self.branch, self.branch_norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)  # its input is used twice
+        self.shared, self.norms = nn.Conv2d(8, 8, 1), nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.pre = nn.BatchNorm2d(8)
+        self.head = nn.Conv2d(8, classes, 1)
+        self.outputs = {"seg": PixelClasses(classes, classes)}
+        self.test_cfg = {"mode": "whole"}
+        generator = torch.Generator().manual_seed(0)
+        for tensor in self.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.1, 1, generator=generator)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm1(self.conv1(self.stem(images)))
+        branch = self.branch(x)
+        x = self.branch_norm(branch) + branch
+        x = self.norms[0](self.shared(x)) + self.norms[1](self.shared(x))
+        return self.head(self.pre(x))
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        return {"seg": self(images)}
+
+
+@pytest.fixture
+def net() -> Net:
+    return Net().eval()
+
+
+IMAGES = torch.randn(2, 3, 70, 90, generator=torch.Generator().manual_seed(0))
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@torch.no_grad()
+def test_only_the_batch_norm_of_a_convolution_that_nothing_else_uses_is_folded(net: Net) -> None:
+    before = net(IMAGES)
+    assert fold_batch_norms(net) == 2
+    assert norms(net) == 4
+    torch.testing.assert_close(net(IMAGES), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"fold": False}, {"channels_last": False}, {"labels": False}])
+def test_logits_are_equal_and_the_model_is_left_as_it_is(net: Net, options: dict) -> None:
+    before = net(IMAGES)
+    faster = optimize_for_inference(net, **options)
+    torch.testing.assert_close(faster(IMAGES), before)
+    assert torch.equal(net(IMAGES), before)
+    assert norms(net) == 6
+    assert norms(faster) == (4 if options.get("fold", True) else 6)
+    assert type(faster.outputs["seg"]) is (FastPixelClasses if options.get("labels", True) else PixelClasses)
+    assert faster(IMAGES).is_contiguous(memory_format=torch.channels_last) == options.get("channels_last", True)
+
+
+def test_parameters_that_do_not_change_take_no_memory(net: Net) -> None:
+    faster = optimize_for_inference(net, channels_last=False)
+    shared = {id(tensor) for tensor in net.parameters()}
+    assert {name for name, tensor in faster.named_parameters() if id(tensor) not in shared} == {
+        "stem.0.weight", "stem.0.bias", "conv1.weight", "conv1.bias",
+    }  # fmt: skip
+
+
+def test_a_model_that_does_not_run_on_noise_is_not_folded(net: Net) -> None:
+    def refuse(images: Tensor) -> Tensor:
+        raise ValueError("images of 7 channels only")
+
+    net.forward = refuse  # type: ignore[method-assign]
+    assert fold_batch_norms(net) == 0
+    assert norms(net) == 6
+
+
+def test_folding_that_changes_the_logits_is_undone(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    net.head.register_forward_hook(lambda *_: torch.full((1, 6, 2, 2), float(norms(net))))
+    assert fold_batch_norms(net) == 0
+    assert norms(net) == 6
+    assert "batch norms are not folded" in caplog.text
+
+
+def test_a_predictor_optimises_on_request_and_leaves_a_built_module_alone(net: Net) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
+    plain, fast = (Predictor(net, classes=list("abcdef"), optimize=optimize) for optimize in (None, True))
+    net.head.bias.data[2] += 1e6  # seen by the plain one, and through the shared parameter by the other
+    wanted = plain(image).labels
+    assert wanted.unique().tolist() == [2]
+    assert plain.model is fast.model is net
+    assert torch.equal(fast(image).labels, wanted)
+    assert norms(net) == 6

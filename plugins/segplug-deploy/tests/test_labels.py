@@ -1,0 +1,114 @@
+"""Class ids without large logits: those of interpolation and argmax, bit by bit."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from segkernel.interfaces.model import PixelClasses
+from segplug_deploy.labels import FastPixelClasses, resize_and_crop, resized_argmax
+
+
+def expected(logits: Tensor, steps: list, align_corners: bool) -> Tensor:
+    logits = logits.contiguous()
+    for size, kept in steps:
+        if tuple(logits.shape[2:]) != tuple(size):
+            logits = interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+        logits = logits[..., : kept[0], : kept[1]]
+    return logits.argmax(1)
+
+
+def smooth(generator: torch.Generator, classes: int, height: int, width: int) -> Tensor:
+    """Return logits with few candidates in most cells, as a trained model's."""
+    coarse = torch.randn(1, classes, 4, 5, generator=generator)
+    noise = torch.randn(1, classes, height, width, generator=generator)
+    return 3 * interpolate(coarse, (height, width), mode="bicubic") + 0.05 * noise
+
+
+KINDS = {
+    "noise": lambda x: x,
+    "ties": torch.round,
+    "constant": lambda x: x * 0,
+    "almost constant": lambda x: x[:, :, :1, :1] + 1e-7 * x,
+    "large": lambda x: x * 1e6,
+}
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "strided": lambda x: x.repeat(1, 2, 1, 1)[:, ::2].flip(1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_labels_are_those_of_interpolate_and_argmax(kind: str, dtype: torch.dtype) -> None:
+    rng, generator = random.Random(f"{kind} {dtype}"), torch.Generator().manual_seed(0)
+    wrong = []
+    for layout, arranged in LAYOUTS.items():
+        classes, height, width = rng.choice((1, 3, 5, 21, 60, 200)), rng.randint(1, 24), rng.randint(1, 24)
+        sizes = [(rng.randint(1, 200), rng.randint(100, 200)) for _ in range(rng.choice((1, 1, 2)))]
+        steps = [(size, (rng.randint((size[0] + 1) // 2, size[0]), size[1])) for size in sizes]
+        logits = smooth(generator, classes, height, width).repeat(rng.choice((1, 2)), 1, 1, 1)
+        logits, align_corners = arranged(KINDS[kind](logits).to(dtype)), rng.random() < 0.5
+        if not torch.equal(resized_argmax(logits, steps, align_corners), expected(logits, steps, align_corners)):
+            wrong.append((layout, classes, height, width, steps, align_corners))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("steps", [[((256, 512), (256, 512))], [((160, 200), (150, 190)), ((290, 301), (290, 301))]])
+def test_smooth_logits_need_few_planes(steps: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = smooth(torch.Generator().manual_seed(1), 150, 32, 64)
+    wanted, planes = expected(logits, steps, False), []
+
+    def counted(logits: Tensor, steps: list, align_corners: bool) -> Tensor:
+        planes.append(tuple(logits.shape))
+        return resize_and_crop(logits, steps, align_corners)
+
+    monkeypatch.setattr("segplug_deploy.labels.resize_and_crop", counted)
+    found = resized_argmax(logits, steps)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, wanted)
+    assert sum(shape[:2] == (1, 1) for shape in planes) < 40
+    assert not any(shape[2:] == (32, 64) and shape[1] > 1 for shape in planes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_count_as_in_argmax(value: float) -> None:
+    logits = smooth(torch.Generator().manual_seed(2), 7, 12, 16)
+    logits[0, 3, 5, 6] = value
+    steps = [((150, 170), (150, 170))]
+    assert torch.equal(resized_argmax(logits, steps), expected(logits, steps, False))
+
+
+def test_more_classes_than_a_byte_holds() -> None:
+    logits = smooth(torch.Generator().manual_seed(3), 300, 9, 11)
+    steps = [((180, 160), (180, 160))]
+    found = resized_argmax(logits, steps)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, expected(logits, steps, False))
+
+
+OUTPUTS = {
+    "multiclass": PixelClasses(9, 9),
+    "aligned": PixelClasses(9, 9, align_corners=True),
+    "binary": PixelClasses(2, 1, "sigmoid", 0.3),
+    "multilabel": PixelClasses(3, 3, "sigmoid", 0.6, task="multilabel"),
+    "sums": PixelClasses(9, 9, "none"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("original", [(150, 190), (301, 257), (140, 120)])
+def test_a_fast_output_has_the_fields_of_a_plain_one(name: str, original: tuple[int, int]) -> None:
+    plain = OUTPUTS[name]
+    fast = FastPixelClasses(**vars(plain))
+    raw = smooth(torch.Generator().manual_seed(4), plain.out_channels, 20, 25)
+    found, wanted = (output.finish(raw, (160, 200), (150, 190), original) for output in (fast, plain))
+    assert found.dtype == wanted.dtype
+    assert torch.equal(found, wanted)
+    assert fast.config() == plain.config()
