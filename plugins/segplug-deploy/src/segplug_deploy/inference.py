@@ -51,15 +51,13 @@ def optimize_for_inference(
         labels: Compute the class ids without logits at the size of the image; they are the same.
         compile: Compile ``predict`` with `torch.compile`, when it is first called and for each size of images.
     """
-    shared = chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else ()
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
-    faster = copy.deepcopy(model, memo) if memo else copy.copy(model)
-    if fold and memo:
+    faster, is_deep = _copy(model)
+    if fold and is_deep:
         fold_batch_norms(faster)
     if channels_last is None:
-        backbones = {type(module).__name__ for module in faster.modules()} if memo else set()
+        backbones = {type(module).__name__ for module in faster.modules()} if is_deep else set()
         channels_last = torch.device(device).type == "cpu" and not backbones & {*ROW_MAJOR}
-    if channels_last and memo:
+    if channels_last and is_deep:
         _to_channels_last(faster)
     if labels:
         kinds = faster.outputs.items()
@@ -69,6 +67,18 @@ def optimize_for_inference(
     if compile:
         faster.predict = torch.compile(faster.predict)
     return faster
+
+
+def _copy(model: Any) -> tuple[Any, bool]:
+    """Return a copy with the same parameters, and whether its modules are copies, too; not those of exported files."""
+    if isinstance(model, nn.Module) and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        try:
+            return copy.deepcopy(
+                model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+            ), True
+        except Exception as error:  # of any kind: an attribute that cannot be copied
+            log.warning("%s is not made faster, as it cannot be copied: %s", type(model).__name__, error)
+    return copy.copy(model), False
 
 
 @torch.no_grad()
