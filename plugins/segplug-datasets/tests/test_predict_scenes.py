@@ -14,6 +14,7 @@ import torch
 
 from segkernel import Predictor
 from segkernel.errors import UsageError
+from segplug_datasets import raster_file
 from segplug_datasets.predict.scenes import predict_raster
 
 rasterio: Any = pytest.importorskip("rasterio")
@@ -114,6 +115,19 @@ def test_bands_are_read_as_the_config_s_data_set_reads_them(tmp_path: Path) -> N
     list(predict_raster(predictor, tmp_path / "bands.tif", tmp_path / "out", window=32, margin=16))
     with rasterio.open(tmp_path / "out" / "pred" / "bands.tif") as file:
         assert np.array_equal(file.read(1), predictor(tmp_path / "bands.tif").labels.numpy())
+
+
+def test_a_compression_that_only_gdal_reads_here_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = raster_file.find_spec
+    monkeypatch.setattr(raster_file, "find_spec", lambda name: None if name == "imagecodecs" else find(name))
+    values = np.random.default_rng(0).integers(0, 4000, (4, 50, 70)).astype(np.uint16)
+    profile = {"driver": "GTiff", "width": 70, "height": 50, "count": 4, "dtype": "uint16", "compress": "lzw"}
+    with rasterio.open(tmp_path / "lzw.tif", "w", nodata=7, **profile) as file:
+        file.write(values)
+    opened = raster_file.open_raster(str(tmp_path / "lzw.tif"))
+    assert (opened.size, opened.bands, opened.nodata) == ((50, 70), 4, 7)
+    found = opened.read(raster_file.Window(5, 10, 30, 40), [3, 0])
+    assert np.array_equal(found, values[[3, 0], 5:35, 10:50].transpose(1, 2, 0))
 
 
 def test_bad_arguments_are_one_message(predictor: Predictor, scene: Path, tmp_path: Path) -> None:

@@ -158,3 +158,10 @@ def test_the_hook_writes_every_picture_and_label_file_where_it_is_told(tmp_path:
     assert not (tmp_path / "run" / "pictures").exists()
     assert image.read_mask(tmp_path / "labels" / names[0]).shape == (40, 48)
     assert image.read(tmp_path / "drawn" / names[0]).shape[1] == 2 * 48
+
+
+def test_the_truth_may_be_drawn_alone() -> None:
+    picture, labels = np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), int)
+    assert draw(picture, None, labels).shape[1] == 64
+    with pytest.raises(UsageError, match="a prediction, a truth, or both"):
+        draw(picture, None)

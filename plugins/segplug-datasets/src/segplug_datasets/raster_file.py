@@ -4,7 +4,7 @@
     file.read(Window(0, 512, 256, 256), bands=[3, 2, 1])       # (256, 256, 3), the file's values
 
 TIFF (tiled, in strips, compressed, BigTIFF, bands side by side or one after the other) needs ``tifffile``, and most
-compressions ``imagecodecs``: ``pip install "segplug-datasets[raster]"``.
+compressions ``imagecodecs``: ``pip install "segplug-datasets[raster]"``; else rasterio reads them, if it is installed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import logging
 import math
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +27,10 @@ from segplug_datasets import image
 from segplug_datasets.optional_deps import require_package
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of every unusual tag
+
+
+_PLAIN = (1, 8, 32946)
+"""Compressions of TIFF that tifffile decodes alone: none, and two codes of deflate."""
 
 
 class Window(NamedTuple):
@@ -74,7 +80,8 @@ def stamp(path: str) -> tuple[int, int]:
 @lru_cache(maxsize=8)
 def _opened(path: str, version: tuple[int, int], process: int, thread: int) -> RasterFile:
     if path.lower().endswith((".tif", ".tiff")):
-        return _Tiff(path)
+        file = _Tiff(path)
+        return file if file.is_decoded_here or find_spec("rasterio") is None else _Gdal(path, file)
     return _Whole(path)
 
 
@@ -120,6 +127,7 @@ class _Tiff:
             self.size = (size[0], size[1])
             self.bands = len(self._pages) * self._planes * self._samples
             self.nodata = _nodata(page)
+            self.is_decoded_here = int(page.compression) in _PLAIN or find_spec("imagecodecs") is not None
         except FileNotFoundError:
             raise DataError("no such file", path) from None
         except Exception as error:  # tifffile may raise anything on a damaged file
@@ -172,6 +180,29 @@ class _Tiff:
             if segment is not None:
                 _paste(segment[0], top, left, result[planes.index(plane)], window)
         return result
+
+
+class _Gdal:
+    """A TIFF of a compression that only GDAL reads here."""
+
+    def __init__(self, path: str, plain: _Tiff) -> None:
+        self.path, self.size, self.nodata = path, plain.size, plain.nodata
+        self._rasterio = rasterio = require_package("rasterio", "rasterio", "reading this raster")
+        warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # pixels are fine, too
+        try:
+            self._file = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise DataError(f"cannot be read as a TIFF: {error}", path) from error
+        self.bands = self._file.count
+
+    def read(self, window: Window, bands: Sequence[int]) -> np.ndarray:
+        refuse_giant((window.height, window.width), self.path)
+        place = self._rasterio.windows.Window(window.left, window.top, window.width, window.height)
+        try:
+            planes = self._file.read([band + 1 for band in bands], window=place)
+        except self._rasterio.errors.RasterioError as error:
+            raise DataError(f"cannot be read: {error}", self.path) from error
+        return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 def _touched(key: Any, window: Window, planes: Sequence[int]) -> list[int]:

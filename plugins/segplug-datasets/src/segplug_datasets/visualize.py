@@ -42,7 +42,7 @@ def draw(
     Args:
         image: (H, W, C) with any number of bands and depth, or a path.
         prediction: A `Prediction`, or an array or tensor for `segplug_datasets.image.overlay`: class ids (H, W), binary
-            masks (K, H, W), floats (H, W).
+            masks (K, H, W), floats (H, W); None draws the truth alone.
         truth: The ground truth, as ``prediction`` or as `Targets`; drawn to the left of the prediction.
         classes: Names for the legend, which lists the classes that occur.
         palette: RGB per class; a fixed table of colours when None.
@@ -53,12 +53,14 @@ def draw(
         wait_time: Seconds the window stays open; 0 waits for a key.
 
     Raises:
-        UsageError: When opacity is out of range, or there is no display.
+        UsageError: When opacity is out of range, there is nothing to draw, or there is no display.
         DataError: When sizes differ, the image cannot be read or the file not written.
     """
     pixels = read(image) if isinstance(image, str | Path) else as_rgb(np.asarray(image))
     maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
-    labels = {caption: _as_array(value) for caption, value in maps.items()}
+    labels = {caption: _as_array(value) for caption, value in maps.items() if value is not None}
+    if not labels:
+        raise UsageError("draw needs a prediction, a truth, or both")
     colors = palette or default_palette(255)
     plain = background_ids(classes or ())
     painted = {caption: overlay(pixels, array, colors, opacity, plain) for caption, array in labels.items()}
@@ -146,7 +148,7 @@ def show_image(canvas: np.ndarray, title: str, wait_time: float, keep: bool = Fa
         UsageError: When there is no display.
     """
     cv2 = opencv()
-    message = "no display to show an image on: use out_file instead"
+    message = "no display to show an image on: write it to a file instead (out_file, or --out without --show)"
     # Without a display, the window library exits the process instead of raising.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UsageError(message)
