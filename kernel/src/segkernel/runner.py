@@ -397,7 +397,7 @@ class Runner:
         if rest or not self.accumulate:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
         if part is not None and ScheduleSection(iterations, epochs) == ScheduleSection():
-            raise UsageError("set schedule.iterations or schedule.epochs, neither is set")
+            raise UsageError("set iterations or epochs, neither is set")
         unit = self.batch_size if epochs is None or part is None else len(part.dataset)
         self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
         self._samples_per_validation = val_interval * unit if val_interval else math.inf

@@ -136,7 +136,8 @@ class LabelsHook:
             # With several ranks, others may have further classes.
             if self.samples and self._truth.is_uniform and run.mode == "val" and run.engine.world_size == 1:
                 raise _stopped(run, "val", self._truth)
-            _report_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
+            where = " on this rank" if run.engine.world_size > 1 else ""
+            _report_missing(run, "val", self._truth.pixels, f"have no ground truth{where}, so no metric covers them")
         self._truth, self._truth_is_known = None, True
         if run.is_main and 2 * run.iteration >= run.max_iterations:
             _report_not_found(run.labels.classes, metrics, run.config)
