@@ -37,9 +37,6 @@ def check(config: Config, training: bool = True) -> list[Problem]:
     """Return all problems of a config that show without building it; ``training`` includes those of training only."""
     if "unavailable" in config.meta:
         return [unavailable(config)]
-    data, length = config.get("data") or {}, config.get("schedule") or {}
-    if training and data.get("train") and length.get("iterations") is length.get("epochs") is None:
-        return [Problem("set schedule.iterations or schedule.epochs, neither is set", "schedule")]
     return check_sections(Sections, _sections(config, training), catalog=catalog_of(config), ambient=ambient_of(config))
 
 
@@ -76,6 +73,9 @@ def make_runner(
     """
     if problems := check(config, training):
         raise ConfigError(problems)
+    sets, length = config.get("data") or {}, config.get("schedule") or {}
+    if training and sets.get("train") and length.get("iterations") is length.get("epochs") is None:
+        raise ConfigError(Problem("set schedule.iterations or schedule.epochs, neither is set", "schedule"))
     catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
     engine: Engine = build("engines", config.get("engine") or {}, path="engine", catalog=catalog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -52,4 +53,5 @@ def command(
     if runner.is_main:
         click.echo(f"\nrun directory  {runner.work_dir}")
         if best := runner.best_checkpoint():
-            click.echo(f"best weights   {best}\nnext           seg-kernel predict {best} IMAGE... --out predictions")
+            click.echo(f"best weights   {best}")
+            click.echo(f"next           seg-kernel predict {quote(str(best))} IMAGE... --out predictions")
