@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from toy_server import CLASSES, PALETTE, Brightness, brightness, png_of, stripes
 from segkernel import Predictor
 from segkernel.errors import UsageError
 from segkernel.interfaces.model import PixelClasses
+from segplug_deploy.outputs import PixelLabels
 from segplug_deploy.serve.encode import FORMATS
 from segplug_deploy.serve.models import ServedModel, split_names
 from segplug_deploy.serve.openapi import ERRORS
@@ -268,6 +271,23 @@ def test_models_are_named_by_their_files_or_by_the_user(given: list[str], names:
 def test_models_without_a_name_of_their_own_are_refused(given: list[str], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         split_names(given)
+
+
+def test_a_file_that_exists_is_named_without_its_suffix_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "weeds.xml").touch()
+    (tmp_path / "run-0.5x").mkdir()
+    assert [*split_names([str(tmp_path / "weeds.xml"), str(tmp_path / "run-0.5x")])] == ["weeds", "run-0.5x"]
+
+
+def test_a_model_that_returns_labels_is_served(client) -> None:
+    class Whole(Brightness):
+        outputs: ClassVar = {"seg": PixelLabels(3)}
+
+        def predict(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"seg": self(images).argmax(1).to(torch.uint8)}
+
+    answer = client({"toy": brightness(model=Whole())}).post(f"{PREDICT}?format=json", content=IMAGE).json()
+    assert [each["pixels"] for each in answer["classes"]] == [18, 18, 18]
 
 
 def test_models_with_other_inputs_or_outputs_are_refused() -> None:

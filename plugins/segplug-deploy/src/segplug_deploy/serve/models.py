@@ -15,11 +15,14 @@ from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.interfaces.model import PixelClasses
 from segkernel.labels import Labels
 from segkernel.sample import Sample
+from segplug_deploy.outputs import PixelLabels
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names of models, which stand in addresses and in metrics."""
+
+SUFFIXES = (".onnx", ".pt", ".pth", ".yaml")
 
 
 def split_names(given: Sequence[str]) -> dict[str, str]:
@@ -47,7 +50,7 @@ def _short_name(path: Path) -> str:
     """Return the name of a run, also for its checkpoints; the name of another file without its suffix."""
     if path.parent.name == "checkpoints":
         return path.absolute().parent.parent.name
-    return path.name if path.is_dir() or path.suffix not in (".pt", ".pth", ".onnx", ".yaml", ".yml") else path.stem
+    return path.stem if path.is_file() or path.suffix in SUFFIXES else path.name
 
 
 class ServedModel:
@@ -64,7 +67,7 @@ class ServedModel:
     def __init__(self, name: str, predictor: Predictor) -> None:
         self.name, self._predictor = name, predictor
         output = predictor.model.outputs["seg"]
-        if not isinstance(output, PixelClasses) or output.task == "multilabel":
+        if not isinstance(output, PixelClasses | PixelLabels) or output.task == "multilabel":
             raise UsageError(f"{name}: serve takes models that give each pixel one class; this one has another output")
         try:
             pixels = predictor.read(np.zeros((64, 64, 3), np.uint8))
