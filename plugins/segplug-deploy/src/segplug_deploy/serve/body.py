@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -65,5 +66,6 @@ async def _file_of(request: Request, data: bytes) -> bytes:
             if file is None:
                 raise Refusal(422, f"the form has {len(files) or 'no'} files, none is called {FIELD!r}: {wanted}")
             return await file.read()
-    except HTTPException as error:  # starlette's, for a malformed form
-        raise Refusal(422, f"the form cannot be read ({error.detail}): {wanted}") from error
+    except (HTTPException, FormParserError) as error:  # which of them depends on Starlette's version
+        reason = error.detail if isinstance(error, HTTPException) else error
+        raise Refusal(422, f"the form cannot be read ({reason}): {wanted}") from error
