@@ -26,7 +26,7 @@ from segplug_heads.reference.troubleshooting import PAGE as TROUBLESHOOTING
 from segplug_heads.reference.troubleshooting import sections
 
 DOCS = Path(__file__).parents[2] / "docs"
-MARK = re.compile(r"^<!-- starts with: ([\w ]+)(; slow)? -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- starts with: ([\w ]+) -->$", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHORT = ["schedule.iterations=2", "schedule.val_interval=2", "optim.batch_size=2", "data.workers=0"]
 """Added to commands that train."""
@@ -35,9 +35,9 @@ SHORT = ["schedule.iterations=2", "schedule.val_interval=2", "optim.batch_size=2
 def pages() -> Iterator[Any]:
     """Yield the pages that have a mark, as parameters of a test."""
     for page in sorted(DOCS.rglob("*.md")):
-        if found := MARK.search(page.read_text("utf-8")):
+        if MARK.search(page.read_text("utf-8")):
             name = page.relative_to(DOCS).with_suffix("").as_posix()
-            yield pytest.param(page, id=name, marks=[pytest.mark.slow] if found[2] else [])
+            yield pytest.param(page, id=name)
 
 
 @pytest.mark.parametrize("page", list(pages()))
@@ -51,7 +51,7 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("segplug_training.sweep._run", no_run)
     for file in re.findall(r"^# (\w+)\.py$", text, re.MULTILINE):
         monkeypatch.delitem(sys.modules, file, raising=False)  # another page's module of that name
-    MAKERS[MARK.findall(text)[0][0]](tmp_path)
+    MAKERS[MARK.findall(text)[0]](tmp_path)
     for match in BLOCK.finditer(text):
         where = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
         try:
