@@ -198,7 +198,7 @@ def resolve(line: str) -> tuple[click.Command, click.Context, list[str]]:
 @pytest.mark.parametrize("line", lines())
 def test_a_command_and_its_options_exist(line: str) -> None:
     command, context, words = resolve(line)
-    options = {name for parameter in command.get_params(context) for name in parameter.opts}
+    options = {name for each in command.get_params(context) for name in (*each.opts, *each.secondary_opts)}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options | {
         "--help",
         "--traceback",
@@ -228,6 +228,7 @@ def test_the_overrides_of_a_command_fit_its_config(
     if config == "my.yaml" and "configuration:" not in request.node.name:
         config = "quickstart"
     if command.name == "sweep":
-        combinations(config, overrides, models=given["models"].split(",") if given["models"] else ())
+        models = given["models"].split(",") if given["models"] else ()
+        combinations(config, overrides, models=models, draws=given["draws"])
     else:
         load_config(config, overrides)

@@ -71,8 +71,9 @@ def follow(language: str, text: str, where: str, namespace: dict[str, Any]) -> N
     if file and language in ("yaml", "python"):
         Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
         Path(file[1]).write_text(text, "utf-8")
-        whole = language == "yaml" and not file[1].startswith("local_configs/")  # others are parts
-        problems = check(load_config(file[1])) if whole else []
+        whole = language == "yaml" and not file[1].startswith("local_configs/")
+        config = load_config(file[1]) if whole else {}
+        problems = check(config) if "model" in config else []  # others are parts
         assert not problems, "; ".join(map(str, problems))
     elif language == "python":
         exec(compile(text, where, "exec", dont_inherit=True), namespace)
