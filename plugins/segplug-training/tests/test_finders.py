@@ -92,7 +92,10 @@ def write(tmp_path, **changes):
 
 @pytest.mark.parametrize(
     ("finder", "options", "said"),
-    [(find_lr, ["--steps", 12], "optim.optimizer.lr="), (find_batch_size, ["--most", 2], "data.micro_batch=2")],
+    [
+        (find_lr, ["--steps", 12], "optim.optimizer.lr="),
+        (find_batch_size, ["--most", 2], "tried (--most): data.micro_batch=2"),
+    ],
 )
 def test_commands_draw_and_say_what_is_missing_before_they_train(tmp_path, monkeypatch, finder, options, said):
     monkeypatch.chdir(tmp_path)

@@ -67,7 +67,8 @@ def command(config: str, overrides: tuple[str, ...], most: int, memory: str | No
         hint = "reduce data.crop_size, or enable engine.amp or engine.activation_checkpointing"
         raise UsageError(f"{least}: {hint}")
     fastest = max(good, key=lambda each: each.rate)
-    click.echo(f"the largest that fits: data.micro_batch={good[-1].size}; the fastest: data.micro_batch={fastest.size}")
+    largest = "the largest that was tried (--most)" if len(good) == len(trials) else "the largest that fits"
+    click.echo(f"{largest}: data.micro_batch={good[-1].size}; the fastest: data.micro_batch={fastest.size}")
     if figure is not None and out is not None:
         axes = figure.add_subplot()
         axes.plot([each.size for each in good], [each.rate for each in good], marker="o")
