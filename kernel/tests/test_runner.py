@@ -202,6 +202,16 @@ def test_length_is_iterations_or_epochs(make_runner):
         make_runner(epochs=1)
 
 
+def test_a_run_is_saved_when_its_first_validation_lacks_the_best_metric(make_runner):
+    runner = make_runner(hooks=[CheckpointHook(best="mIuO")])
+    with pytest.raises(UsageError, match="did you mean 'mIoU'"):
+        runner.run()
+    again = make_runner(hooks=[CheckpointHook(best="mIoU")])
+    again.resume(runner.work_dir / "checkpoints" / "iter_0000005.pt")
+    again.run()
+    assert again.iteration == 12
+
+
 def test_checkpoints_keep_the_last_and_the_best(make_runner):
     runner = make_runner(hooks=[CheckpointHook(interval=2, keep=2, best=["mIoU", "loss"], top_k=2)])
     runner.train()

@@ -84,11 +84,11 @@ class CheckpointHook:
 
     @hookimpl
     def on_exception(self, run: Run, error: BaseException) -> None:
-        """Save the run when a file cannot be used, for example in validation, so that it can be resumed."""
-        together = run.engine.world_size == 1 or (isinstance(error, DataError) and error.on_all_ranks)
-        if isinstance(error, DataError) and together and run.settled and self._saved_at not in (None, run.iteration):
+        """Save the run when a file, or a setting of validation, cannot be used, so that it can be resumed."""
+        known = isinstance(error, DataError | UsageError) and (run.engine.world_size == 1 or error.on_all_ranks)
+        if known and run.settled and self._saved_at not in (None, run.iteration):
             self._save(run)
-            log.info("saved iteration %d; fix the data and continue with --resume", run.iteration)
+            log.info("saved iteration %d; fix the error and continue with --resume", run.iteration)
 
     def _save(self, run: Run) -> None:
         run.save(run.work_dir / "checkpoints" / _file_of(run.iteration))
