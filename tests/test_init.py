@@ -155,6 +155,27 @@ def test_images_of_16_bits_are_read_with_the_range_of_their_values() -> None:
     assert not [one for one in project.findings if one.kind == "deep-images"]
 
 
+@pytest.mark.parametrize("name", ["masks/{kind}/{number:02}.png", "masks/{number:02}_{kind}.png"])
+def test_one_mask_per_class_is_refused(name: str) -> None:
+    for number in range(4):
+        image, labels = scene(number)
+        write(Path(f"set/images/{number:02}.jpg"), image)
+        for value, kind in enumerate(["crop", "weed"], 1):
+            write(Path("set", name.format(kind=kind, number=number)), (labels == value).astype(np.uint8) * 255)
+    with pytest.raises(DataError, match=r"set/masks: several masks for each image: .*crop.*, .*weed.* merge them"):
+        init("set")
+
+
+def test_of_several_files_for_an_image_the_class_ids_are_taken() -> None:
+    for number in range(4):
+        image, labels = scene(number)
+        write(Path(f"set/images/{number:02}_rgb.png"), image)
+        for kind, pixels in {"labelIds": labels, "instanceIds": labels + 3, "color": COLORS[labels]}.items():
+            write(Path(f"set/gt/{number:02}_gt_{kind}.png"), pixels)
+    init("set")
+    assert load_config("my.yaml")["data"]["train"]["mask_suffix"] == "_gt_labelIds.png"
+
+
 def test_coco_file_is_split_by_names() -> None:
     write_folder(Path("set"), WHITE, truths="../unused")
     box = [4, 4, 30, 4, 30, 30, 4, 30]

@@ -106,7 +106,8 @@ def _nearest(counts: MaskCounts) -> dict[int, int]:
     if len(centres) < 2 or max(counts.values) >= 256 or len(centres) < wanted:
         return {}
     centres = sorted(centres[:wanted])
-    return {value: min(range(wanted), key=lambda place: abs(centres[place] - value)) for value in sorted(counts.values)}
+    values = sorted({*range(IGNORE), *counts.values})  # other masks may have further ones between the drawn ones
+    return {value: min(range(wanted), key=lambda place: abs(centres[place] - value)) for value in values}
 
 
 def black_and_white(counts: MaskCounts) -> Finding | None:

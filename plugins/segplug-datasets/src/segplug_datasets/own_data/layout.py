@@ -162,6 +162,8 @@ def _split_group(group: _Group) -> list[_Group]:
     if ends is None:
         return _split_by_words(group)
     parts = [_with_end(group.files, *turn) for turn in (ends, ends[::-1])]
+    if role_of(group.key) == "mask" and all(_looks_like_masks(group.root, part) for part in parts):
+        return [group]
     if role_of(Path(ends[0]).stem) == "mask" or (
         role_of(Path(ends[1]).stem) != "mask" and _looks_like_masks(group.root, parts[0])
     ):
@@ -256,11 +258,34 @@ def _by_set(folder: Path, image_groups: Sequence[_Group], mask_groups: Sequence[
         name = group.split or ALL
         layout.sets[name] = _merged(layout.sets[name], found) if name in layout.sets else found
     if not layout.sets:
+        _refuse_several_masks(image_groups, mask_groups)
         shown = f"{_names(image_groups)} and {_names(mask_groups)}"
         raise DataError(
             f"images and masks do not have the same names: {shown}; use the same names, such as a.jpg and a.png", folder
         )
     return layout if set(layout.sets) != {ALL} else _by_lists(folder, layout)
+
+
+def _refuse_several_masks(image_groups: Sequence[_Group], mask_groups: Sequence[_Group]) -> None:
+    """Raise `DataError` if most images have several masks: one per class, in folders or with ends of their own."""
+    names = {Path(file).stem for group in image_groups for file in group.files}
+    for group in mask_groups:
+        stems = [Path(file).stem for file in group.files]
+        own = Counter(next((name for end in _places(stem) if (name := stem[:end]) in names), "") for stem in stems)
+        own.pop("", None)
+        if sum(count > 1 for count in own.values()) >= _ENOUGH * len(names):
+            shown = ", ".join(sorted(file for file in group.files if Path(file).stem.startswith(min(own)))[:_SHOWN])
+            raise DataError(
+                f"several masks for each image: {shown}. If they are one per class, merge them into one mask with a "
+                "value for each class; classes that overlap: data.task: multilabel, with a folder for each class "
+                "(docs/configuration.md)",
+                group.root,
+            )
+
+
+def _places(stem: str) -> list[int]:
+    """Return where a name may end, the longest first: at its end, and before each separator."""
+    return [len(stem), *(place for place in range(len(stem) - 1, 0, -1) if stem[place] in "_-.")]
 
 
 def _merged(first: ImageSet, second: ImageSet) -> ImageSet:
@@ -334,7 +359,7 @@ def _match(images: _Group, masks: _Group) -> tuple[Pairs, tuple[str | None, str 
     best: Pairs = []
     suffixes: tuple[str | None, str | None] = None, None
     for own in _suffixes(images):
-        for end in _suffixes(masks):
+        for end in [*_suffixes(masks), *_own_ends(images, masks, own)]:
             mask_of = {bare: mask for mask in masks.files if (bare := _bare(mask, end))}
             found = [(i, mask_of[n]) for i in images.files if (n := _bare(i, own)) in mask_of]
             if len(found) > len(best):
@@ -347,6 +372,17 @@ def _match(images: _Group, masks: _Group) -> tuple[Pairs, tuple[str | None, str 
         if len(found) > len(best):
             best, suffixes = found, (None, None)
     return sorted(best), suffixes
+
+
+def _own_ends(images: _Group, masks: _Group, own: str | None) -> list[str]:
+    """Return the end of the masks of all images if they have further files: ``_labelIds.png`` beside ``_color.png``."""
+    names, ends = {_bare(file, own) for file in images.files}, Counter[str]()
+    for file in masks.files:
+        stem, suffix = os.path.splitext(file)
+        ends.update(stem[end:] + suffix for end in _places(stem) if stem[:end] in names)
+    whole = [end for end, count in ends.items() if count >= _ENOUGH * len(names)]
+    likely = [end for end in whole if not SECONDARY & set(tokens(end))]
+    return likely if len(likely) == 1 < len(whole) else []
 
 
 def _suffixes(group: _Group) -> Sequence[str | None]:
