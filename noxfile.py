@@ -44,7 +44,9 @@ INSTALL = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
 """Options of pip. Modules are compiled when imported; most installed ones never are."""
 SERVICES = {"wandb", "mlflow"}
 """Extras that no session installs: clients of servers, which tests replace; one pins old releases of other packages."""
-UNTESTED = SERVICES | {"docs"}
+DEVICES = {"coreml", "executorch", "tensorrt"}
+"""Extras that no session installs: exports for other devices, which are large or need one to run."""
+UNTESTED = SERVICES | DEVICES | {"docs"}
 """Extras that no session with tests installs; ``docs`` is for the session of that name."""
 NEWEST_ONLY = {"timm", "albumentations"}
 """Extras of the session ``newest`` only: timm needs torchvision, which fits one torch; the other a second OpenCV."""
@@ -564,7 +566,7 @@ def newest(session: nox.Session) -> None:
     """Quick tests and the kit with the newest versions of all requirements, including timm and albumentations."""
     ours = [with_extras(name, path, UNTESTED) for name, path in wheels().items()]
     session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *dependency_groups("test", wheels()))
-    what = "the newest versions of all requirements, with all extras but mlflow and wandb"
+    what = f"the newest versions of all requirements, with all extras but {', '.join(sorted(SERVICES | DEVICES))}"
     test_and_report(session, "Newest", [*wheels()], what)
 
 
@@ -578,7 +580,8 @@ def lowest(session: nox.Session, plugin: str | None) -> None:
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds(names).items()), "utf-8")
     ours = [with_extras(name, wheels()[name]) for name in names]
     session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *dependency_groups("test", names))
-    what = "the lower bounds of all requirements, with all extras but albumentations, mlflow, timm and wandb"
+    left = ", ".join(sorted(NEWEST_ONLY | SERVICES | DEVICES))
+    what = f"the lower bounds of all requirements, with all extras but {left}"
     if not plugin:
         what += "; without FSDPEngine, which needs torch 2.6, and without exports and the tests of the docs"
     test_and_report(session, f"Lowest: {plugin}" if plugin else "Lowest", names, what)

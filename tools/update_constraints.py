@@ -20,7 +20,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints.txt"
 TOOLS = ["pytest", "pytest-xdist", "hypothesis", "hatchling", "editables", "ruff", "mypy", "types-PyYAML", "nox"]
-NEWEST_ONLY = {"timm", "albumentations"}
+UNPINNED = {"timm", "albumentations", "coreml", "executorch", "tensorrt"}
 OLDEST = "3.10"
 ONLY_OLDEST = ("tomli", "exceptiongroup")
 """Requirements of the tools before Python 3.11, listed because pip evaluates markers for the Python it runs on."""
@@ -37,7 +37,7 @@ def requirements() -> list[str]:
         content = tomllib.loads(path.read_text("utf-8"))
         project, found = content["project"], found + content.get("dependency-groups", {}).get("test", [])
         extras = project.get("optional-dependencies", {})
-        chosen = [extras[name] for name in extras if name not in NEWEST_ONLY]
+        chosen = [extras[name] for name in extras if name not in UNPINNED]
         found += [text for text in sum(chosen, project["dependencies"]) if not text.startswith(("seg-kernel", "torch"))]
     return found
 

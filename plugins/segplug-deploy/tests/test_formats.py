@@ -153,3 +153,23 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, name, error):
         kind().load(tmp_path / f"a{kind.suffix}")
     with pytest.raises(ExportError, match="no such file"):
         kind().load(tmp_path / f"gone{kind.suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("CoreMLExporter", "coremltools", "coreml"), ("ExecuTorchExporter", "executorch", "executorch")],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, example, name, package, extra):
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    kind = getattr(segplug_deploy, name)
+    with pytest.raises(ExportError, match=rf"needs {package}\n    pip install 'segplug-deploy\[{extra}\]'"):
+        kind().export(Tiny(), tmp_path / f"a{kind.suffix}", example, METADATA)
+
+
+def test_a_file_can_be_written_unverified_and_says_so(tmp_path, example):
+    path = tmp_path / "a.torchscript"
+    line = segplug_deploy.TorchScriptExporter(dynamic=False, verify=False).export(Tiny(), path, example, METADATA)
+    assert line == "not verified: the file was not run"
+    assert json.loads(path.with_name("a.torchscript.json").read_text())["verified"] is False
+    assert segplug_deploy.TorchScriptExporter().load(path)(example).shape == (1, 2, 32, 48)

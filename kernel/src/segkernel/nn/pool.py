@@ -63,5 +63,5 @@ def _bins(x: Tensor, size: int, count: int) -> Tensor:
     start = (index * size) // count
     end = ((index + 1) * size + count - 1) // count
     position = torch.arange(size, device=x.device)
-    inside = (position >= start[:, None]) & (position < end[:, None])
+    inside = torch.logical_and(position >= start[:, None], position < end[:, None])
     return inside.to(x.dtype) / (end - start)[:, None].to(x.dtype)

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from segplug_deploy.certificate import Evidence as Evidence
     from segplug_deploy.exporter import VerifiedExporter as VerifiedExporter
     from segplug_deploy.formats.aot_inductor import AOTInductorExporter as AOTInductorExporter
+    from segplug_deploy.formats.coreml import CoreMLExporter as CoreMLExporter
+    from segplug_deploy.formats.executorch import ExecuTorchExporter as ExecuTorchExporter
     from segplug_deploy.formats.onnx import ONNXExporter as ONNXExporter
     from segplug_deploy.formats.onnx import ONNXSegmentor as ONNXSegmentor
     from segplug_deploy.formats.openvino import OpenVINOExporter as OpenVINOExporter
+    from segplug_deploy.formats.tensorrt import TensorRTExporter as TensorRTExporter
     from segplug_deploy.formats.torch_export import TorchExportExporter as TorchExportExporter
     from segplug_deploy.formats.torchscript import TorchScriptExporter as TorchScriptExporter
     from segplug_deploy.inference import optimize_for_inference as optimize_for_inference
@@ -33,13 +36,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "AOTInductorExporter": ".formats.aot_inductor",
     "Certificate": ".certificate",
+    "CoreMLExporter": ".formats.coreml",
     "Evidence": ".certificate",
+    "ExecuTorchExporter": ".formats.executorch",
     "ExportedSegmentor": ".runtime",
     "ONNXExporter": ".formats.onnx",
     "ONNXSegmentor": ".formats.onnx",
     "OpenVINOExporter": ".formats.openvino",
     "PixelLabels": ".outputs",
     "Proof": ".proof",
+    "TensorRTExporter": ".formats.tensorrt",
     "TorchExportExporter": ".formats.torch_export",
     "TorchScriptExporter": ".formats.torchscript",
     "VerifiedExporter": ".exporter",

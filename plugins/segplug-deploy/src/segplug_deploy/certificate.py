@@ -26,7 +26,17 @@ from segplug_deploy.runtime import ExportedSegmentor
 
 Predict = Callable[[Any], np.ndarray]
 """An image of the evidence to labels (H, W)."""
-PACKAGES = ("seg-kernel", "segplug-deploy", "torch", "onnx", "onnxruntime", "openvino", "executorch", "coremltools")
+PACKAGES = (
+    "seg-kernel",
+    "segplug-deploy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "executorch",
+    "coremltools",
+    "tensorrt",
+)
 
 
 @dataclass
@@ -73,7 +83,7 @@ class Certificate:
     Args:
         about: Format, precision, hash of the weights, versions.
         images: Description of the images.
-        proofs: Differences of each output on each batch.
+        proofs: Differences of each output on each batch; empty for a file that was not verified.
         limits: The largest relative difference, the least agreement and the largest loss of mIoU allowed.
         latency: Milliseconds of the model and of the file for one batch, medians.
         scores: ``images``, ``model`` and ``file`` (mIoU in percent), ``classes`` (IoU of both by class); empty without
@@ -82,13 +92,15 @@ class Certificate:
 
     about: Mapping[str, Any]
     images: str
-    proofs: Sequence[Proof]
-    limits: Mapping[str, float]
-    latency: Mapping[str, Any]
+    proofs: Sequence[Proof] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return the result in one line."""
+        if not self.proofs:
+            return "not verified: the file was not run"
         worst = max(self.proofs, key=lambda proof: proof.relative)
         parts = [
             f"verified on {self.images}, {len({proof.shape for proof in self.proofs})} sizes: "
@@ -101,7 +113,7 @@ class Certificate:
 
     def write(self, path: Path, file: str) -> None:
         """Write it as JSON."""
-        content = {"file": file, **asdict(self)}
+        content = {"file": file, "verified": bool(self.proofs), **asdict(self)}
         content["limits"] = {key: value for key, value in self.limits.items() if value != float("inf")}
         path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 

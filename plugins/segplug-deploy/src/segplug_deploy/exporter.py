@@ -21,7 +21,7 @@ from segkernel import Catalog
 from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Exporter, Segmentor
-from segplug_deploy.certificate import Certificate, Evidence, certify, weights_hash
+from segplug_deploy.certificate import Certificate, Evidence, certify, installed, weights_hash
 from segplug_deploy.graph import Graph, Interface
 from segplug_deploy.runtime import ExportedSegmentor, Shape, stored_metadata
 
@@ -40,13 +40,14 @@ mIoU in points."""
 class ExporterArguments(TypedDict, total=False):
     """Arguments of every `VerifiedExporter`."""
 
-    dynamic: Dynamic
+    dynamic: Dynamic | None
     with_preprocess: bool
     with_labels: bool
     check_sizes: Sequence[tuple[PositiveInt, PositiveInt]]
     tolerance: NonNegative | None
     agreement: Probability | None
     miou_loss: NonNegative | None
+    verify: bool
     device: str | None
 
 
@@ -58,7 +59,7 @@ class VerifiedExporter(Exporter):
 
     Args:
         dynamic: ``True`` leaves batch, height and width dynamic, ``"batch"`` the batch only, ``False`` fixes all three
-            to the example's.
+            to the example's; None is True where the format has dynamic sizes.
         with_preprocess: Whether the file takes uint8 RGB images (N, H, W, C) and normalises them; else it takes
             normalised images (N, C, H, W).
         with_labels: Whether the file resizes the logits to the size of the images and returns class ids (N, H, W),
@@ -69,25 +70,32 @@ class VerifiedExporter(Exporter):
             int8 any.
         agreement: Least share of pixels with the same label; None is 0.999, for float16 0.99, for int8 0.9.
         miou_loss: Largest loss of mIoU in points, where there are labels; None is 0.1, for float16 0.5, for int8 2.
+        verify: Whether to run the file; False writes it unverified, for a machine that cannot run the format.
         device: Device on which `load` runs a file; None is the one passed to `load`, or the best that is supported.
     """
 
     precision: Precision = "float32"
     runs_code: ClassVar[bool] = False
     """Whether a file can run any code when it is opened, so that it must be trusted."""
+    usual_dynamic: ClassVar[Dynamic] = True
+    """What ``dynamic: null`` means."""
+    runs_on: ClassVar[str] = "cpu"
+    """The device to verify files on."""
 
     def __init__(
         self,
-        dynamic: Dynamic = True,
+        dynamic: Dynamic | None = None,
         with_preprocess: bool = False,
         with_labels: bool = False,
         check_sizes: Sequence[tuple[PositiveInt, PositiveInt]] = (),
         tolerance: NonNegative | None = None,
         agreement: Probability | None = None,
         miou_loss: NonNegative | None = None,
+        verify: bool = True,
         device: str | None = None,
     ) -> None:
-        self.dynamic, self.check_sizes = dynamic, tuple(check_sizes)
+        self.dynamic: Dynamic = self.usual_dynamic if dynamic is None else dynamic
+        self.check_sizes, self.verify = tuple(check_sizes), verify
         self.interface = Interface(with_preprocess, with_labels)
         self.limits = tolerance, agreement, miou_loss
         self.device = device
@@ -156,18 +164,20 @@ class VerifiedExporter(Exporter):
         stored = stored_metadata({**metadata, **self._described(model, graph, example)})
         with _temporary_folder(path) as temporary:
             self._write(graph, temporary / path.name, example, stored, evidence)
-            log.info("comparing the outputs of the file with those of the model")
             certificate = self._certify(graph, temporary / path.name, example, evidence)
             certificate.write(temporary / f"{path.name}.json", path.name)
             _move(temporary, path)
         return certificate.line()
 
     def _certify(self, graph: Graph, file: Path, example: Tensor, evidence: Evidence) -> Certificate:
-        exported = self.open(file, self.device or "cpu")
+        about = {"format": type(self).__name__, "precision": self.precision}
+        if not self.verify:
+            return Certificate({**about, "versions": installed()}, evidence.what)
+        log.info("comparing the outputs of the file with those of the model")
+        exported = self.open(file, self.device or self.runs_on)
         usual = TOLERANCES[self.precision]
         limits = [default if given is None else given for given, default in zip(self.limits, usual)]
         batches = self._batches(graph, example, evidence)
-        about = {"format": type(self).__name__, "precision": self.precision}
         return certify(graph, exported, batches, evidence, about, limits)
 
     def _snap(self, graph: Graph, images: Tensor) -> Tensor:

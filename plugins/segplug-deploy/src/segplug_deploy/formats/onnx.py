@@ -18,8 +18,8 @@ from typing_extensions import Unpack
 
 from segkernel.errors import ExportError
 from segplug_deploy.certificate import Evidence
-from segplug_deploy.exporter import Dynamic, ExporterArguments, Precision, VerifiedExporter, dynamic_shapes
-from segplug_deploy.formats.capture import quiet
+from segplug_deploy.exporter import Dynamic, ExporterArguments, Precision, VerifiedExporter
+from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
 from segplug_deploy.quantize import to_float16, to_int8
 from segplug_deploy.runtime import ExportedSegmentor, only_file, require
@@ -92,16 +92,10 @@ def write_onnx(
     Raises:
         ExportError: When the operator set cannot be written, or the weights are too large for the precision.
     """
+    captured, names = capture(graph, images, dynamic), list(graph.outputs)
     with quiet():
         program: Any = torch.onnx.export(
-            graph,
-            (images,),
-            dynamo=True,
-            dynamic_shapes=dynamic_shapes(dynamic, graph.interface),
-            input_names=["images"],
-            output_names=list(graph.outputs),
-            opset_version=opset,
-            verbose=False,
+            captured, input_names=["images"], output_names=names, opset_version=opset, dynamo=True, verbose=False
         )
     written = program.model.opset_imports.get("")
     if opset not in (None, written):

@@ -1,0 +1,189 @@
+"""Every model family in every exported format: a table in docs/export-formats.md.
+
+    python benchmarks/exports.py [FAMILY ...] --formats onnx,openvino     # continues an interrupted run
+    python benchmarks/exports.py --write                                  # only the page, from the results so far
+
+One small model of each family, with random weights, is exported with dynamic batch and size and verified at three
+sizes; where that fails, with fixed sizes. Each family runs in a process of its own; --results is appended to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "zoo"))
+
+from representatives import FAMILIES  # noqa: E402
+
+FORMATS = ("onnx", "openvino", "torchexport", "torchscript", "executorch", "aotinductor", "coreml", "tensorrt")
+PAGE = ROOT / "docs" / "export-formats.md"
+HEAD = """# Families and formats
+
+Which formats can hold a model of each family. Written by `python benchmarks/exports.py`, with {versions}: one
+small model of each family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pixels.
+
+**yes**: batch, height and width are dynamic, and the logits at three sizes and with batches of one to three are
+those of the model within 0.1 %. **fixed**: with fixed sizes only (`--dynamic none`). **no**: neither; the reason
+is below. -: not run.
+
+"""
+
+
+def export(family: str, formats: list[str]) -> Iterator[dict[str, Any]]:
+    """Export a family to formats; to be called in a fresh process."""
+    import torch
+
+    from segkernel import Catalog, build
+    from segkernel.config import load_config
+    from segkernel.loading import make_model
+
+    share_captures()
+    entry = FAMILIES[family]
+    size = f"data.crop_size=[{entry.size[0]},{entry.size[1]}]"
+    config = load_config(f"{entry.model}_4xb2-20k_streetscenes", [*entry.classes, *entry.edits, size])
+    torch.manual_seed(0)
+    model = make_model(config, pretrained=False).eval()
+    coarse = torch.randn(1, 3, entry.size[0] // 8, entry.size[1] // 8)
+    example = torch.nn.functional.interpolate(coarse, size=entry.size, mode="bilinear")
+    names = {name.lower().removesuffix("exporter"): name for name in Catalog.discover().names("exporters")}
+    for kind in formats:
+        start = time.monotonic()
+        specs = [{"type": names[kind], "dynamic": dynamic} for dynamic in (True, False)]
+        found = attempt(model, example, [build("exporters", spec) for spec in specs])
+        yield {"family": family, "format": kind, **found, "seconds": round(time.monotonic() - start, 1)}
+
+
+def attempt(model: Any, example: Any, exporters: list[Any]) -> dict[str, Any]:
+    """Return the result of the first exporter that succeeds, the dynamic or the fixed one, and why others failed."""
+    from segkernel.errors import ExportError
+
+    reason = ""
+    for result, exporter in zip(("yes", "fixed"), exporters, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                line = exporter.export(model, Path(folder) / f"model{exporter.suffix}", example, {})
+                return {"result": result, "line": line, "reason": reason}
+            except ExportError as error:
+                reason = reason or "; ".join(str(error).splitlines()[:2])
+    return {"result": "no", "reason": reason}
+
+
+def share_captures() -> None:
+    """Let all exporters of this process capture the model, and convert it to ONNX, once for each kind of sizes."""
+    from segplug_deploy.formats import aot_inductor, executorch, onnx, openvino, torch_export
+
+    captured: dict[Any, Any] = {}
+
+    def shared(graph: Any, images: Any, dynamic: Any, shapes: Any = None) -> Any:
+        key = dynamic, tuple(images.shape)
+        if key not in captured:
+            captured[key] = capture(graph, images, dynamic, shapes)
+        return captured[key]
+
+    def written(graph: Any, path: Path, images: Any, stored: Any, evidence: Any, dynamic: Any, *more: Any) -> None:
+        if dynamic not in files:
+            write_onnx(graph, path, images, stored, evidence, dynamic, *more)
+            files[dynamic] = path.read_bytes()
+        path.write_bytes(files[dynamic])
+
+    files: dict[Any, bytes] = {}
+    capture, write_onnx = onnx.capture, onnx.write_onnx
+    for module in (aot_inductor, executorch, onnx, torch_export):
+        module.capture = shared  # type: ignore[attr-defined]
+    for module in (onnx, openvino):
+        module.write_onnx = written  # type: ignore[attr-defined]
+
+
+def run(family: str, formats: list[str], results: Path) -> None:
+    """Export a family in a subprocess; one that crashes or hangs is a result, too."""
+    command = [sys.executable, __file__, family, "--formats", ",".join(formats), "--child"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        output, reason = done.stdout, (done.stderr.strip().splitlines() or ["no output"])[-1]
+    except subprocess.TimeoutExpired as error:
+        output, reason = (error.stdout or b"").decode(), "it takes more than 30 minutes"
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if missing := [kind for kind in formats if kind not in {row["format"] for row in rows}]:
+        rows.append({"family": family, "format": missing[0], "result": "no", "reason": reason, "seconds": 0})
+    with results.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+            print(
+                f"{family:14} {row['format']:12} {row['result']:6} {row['seconds']:6.1f} s  {row['reason'][:90]}",
+                flush=True,
+            )
+    if len(missing) > 1:  # it ended in the first
+        run(family, missing[1:], results)
+
+
+def rows_in(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the last result of each family and format."""
+    lines = results.read_text("utf-8").splitlines() if results.exists() else []
+    return {(row["family"], row["format"]): row for row in map(json.loads, lines)}
+
+
+def write_page(results: Path) -> None:
+    """Write the table and the reasons."""
+    from segplug_deploy.certificate import installed
+
+    rows = rows_in(results)
+    formats = [kind for kind in FORMATS if any(key[1] == kind for key in rows)]
+    versions = ", ".join(f"{name} {number}" for name, number in installed().items() if not name.startswith("seg"))
+    lines = ["| " + " | ".join(cells) + " |" for cells in [["family", *formats], ["---"] * (len(formats) + 1)]]
+    for family in FAMILIES:
+        cells = [rows.get((family, kind), {"result": "-"})["result"] for kind in formats]
+        lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    counts = []
+    for kind in formats:
+        tried = [row for key, row in rows.items() if key[1] == kind]
+        count = {result: sum(row["result"] == result for row in tried) for result in ("yes", "fixed", "no")}
+        counts.append(f"- {kind}: {count['yes']} yes, {count['fixed']} fixed, {count['no']} no, of {len(tried)}")
+    reasons = [
+        f"- {family}, {kind}: {_plain(row['reason'])}"
+        for (family, kind), row in sorted(rows.items())
+        if row["result"] != "yes"
+    ]
+    parts = [HEAD.format(versions=versions) + "\n".join(lines), "\n".join(counts)]
+    parts += ["## Reasons", "\n".join(reasons)] if reasons else []
+    PAGE.write_text("\n\n".join(parts) + "\n", "utf-8")
+
+
+def _plain(reason: str) -> str:
+    """Return a reason in one line without paths of this machine."""
+    words = " ".join(reason.split()).split(" ")
+    return " ".join("FILE" if word.startswith("/") else word for word in words)[:200].replace("|", "\\|")
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*", choices=[[], *FAMILIES], metavar="FAMILY")
+    parser.add_argument("--formats", default=",".join(FORMATS[:4]))
+    parser.add_argument("--results", type=Path, default=Path("exports.jsonl"))
+    parser.add_argument("--write", action="store_true", help="only write the page")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    formats = options.formats.split(",")
+    if options.child:
+        for row in export(options.families[0], formats):
+            print(json.dumps(row), flush=True)
+        return
+    if not options.write:
+        done = rows_in(options.results)
+        for family in options.families or FAMILIES:
+            if missing := [kind for kind in formats if (family, kind) not in done]:
+                run(family, missing, options.results)
+    write_page(options.results)
+
+
+if __name__ == "__main__":
+    main()
