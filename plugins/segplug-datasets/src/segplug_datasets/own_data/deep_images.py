@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segkernel import build
 from segplug_datasets.doctor.parts import Part, open_part
 from segplug_datasets.doctor.sample_info import SampleInfo
 from segplug_datasets.raster_file import Window, open_raster
@@ -36,7 +37,13 @@ def value_range(samples: Sequence[SampleInfo]) -> tuple[int, int]:
 
 
 def with_all_bits(part: Part, samples: Sequence[SampleInfo], limits: tuple[int, int]) -> Part:
-    """Return the set as a `RasterDataset` that maps ``limits`` to 0 and 255; a grey image becomes RGB."""
+    """Return the set as a `RasterDataset` that maps ``limits`` to 0 and 255; a grey image becomes RGB.
+
+    Raises:
+        SegKernelError: When it cannot read the first sample, for example a compressed mask without a package for it.
+    """
     grey = all(sample.image.header.channels == 1 for sample in samples)
     arguments = {**part.arguments, "value_range": list(limits), **({"bands": [0, 0, 0]} if grey else {})}
-    return open_part(part.name, part.key, {"type": "RasterDataset", **arguments})
+    spec = {"type": "RasterDataset", **arguments}
+    build("datasets", spec)[0]
+    return open_part(part.name, part.key, spec)

@@ -289,12 +289,13 @@ def _read_all_bits(sets: Sequence[_Set], diagnosis: Diagnosis) -> Iterator[str]:
         return
     try:
         limits = value_range(sets[0].samples)
+        parts = [with_all_bits(one.part, one.samples, limits) for one in sets]
     except SegKernelError as error:  # a package that reads them may be missing
         reason = " ".join(str(error).split())
         yield f"only the upper 8 bits of images with more are read, and dark ones are black: {reason}"
         return
-    for one in sets:
-        one.part = with_all_bits(one.part, one.samples, limits)
+    for one, part in zip(sets, parts):
+        one.part = part
     diagnosis.left = [finding for finding in diagnosis.left if finding.kind != "deep-images"]
     low, high = limits
     yield f"images have more than 8 bits per band: values from {low} to {high} are mapped to 0 to 255 (value_range)"
