@@ -171,7 +171,7 @@ def _complete_arguments(words: list[str]) -> None:
         if parameter.type is click.STRING and parameter.name in CONFIGS:
             parameter.type = _Config()
         elif parameter.type is click.STRING and isinstance(parameter, click.Argument):
-            parameter.type = _Component() if words[:1] == ["explain"] else _Words()
+            parameter.type = _Explained() if words[:1] == ["explain"] else _Words()
 
 
 class _Config(click.ParamType):
@@ -183,14 +183,14 @@ class _Config(click.ParamType):
         return [CompletionItem(name) for name in [*_files(incomplete), *config_names(incomplete)]]
 
 
-class _Component(click.ParamType):
-    """A component's name."""
+class _Explained(click.ParamType):
+    """The name of a component or of a config."""
 
-    name = "component"
+    name = "name"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        names = sorted({row.name for row in Catalog.discover().rows if row.status == "ok"})
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        names = {row.name for row in Catalog.discover().rows if row.status == "ok" and row.name.startswith(incomplete)}
+        return [CompletionItem(name) for name in sorted({*names, *config_names(incomplete)})]
 
 
 class _Words(click.ParamType):
