@@ -13,8 +13,10 @@ import torch
 from segkernel import Predictor
 from segkernel.cli import main
 from segkernel.errors import DataError, UsageError
-from segplug_datasets import collect_images, image, predict_images
+from segplug_datasets import Ensemble, collect_images, image, predict_images
+from segplug_datasets.commands.predict import leading_models
 from segplug_datasets.predict.images import UnusableImages
+from segplug_datasets.predict.video import VideoFile
 
 
 @pytest.fixture
@@ -203,3 +205,55 @@ def test_the_command_averages_views(
     monkeypatch.setattr("click.progressbar", lambda *_, **__: contextlib.nullcontext([]))
     assert not predict(*TOY, "photo.png", *arguments)
     assert used == [tta]
+
+
+def test_several_models_and_views_are_averaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from segkernel.testing.toys import ToySegmentor
+
+    torch.manual_seed(1)
+    torch.save({"state_dict": ToySegmentor().state_dict()}, "other.pt")
+    config = ("toy.yaml", "--device", "cpu", "--out", "out", "--format", "probabilities", "photo.png")
+    found = {}
+    for name in ("best.pt", "other.pt"):
+        assert not predict(*config, "--weights", name, "--scales", "1,2", "--no-flip")
+        found[name] = np.load("out/probabilities/photo.npz")["probabilities"]
+        views = {"scales": (1.0, 2.0), "flip": False}
+        alone = Predictor("toy.yaml", name, "cpu", tta=views)("photo.png", probabilities=True)  # type: ignore[arg-type]
+        assert np.allclose(found[name], alone["seg_probabilities"].numpy(), atol=1e-6)
+    both = Ensemble([Predictor("toy.yaml", name, "cpu", tta=views) for name in found])  # type: ignore[arg-type]
+    mean = both("photo.png", probabilities=True)["seg_probabilities"].numpy()
+    assert np.allclose(mean, sum(found.values()) / 2, atol=1e-6)
+
+
+def test_models_before_the_images_are_an_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run/checkpoints").mkdir(parents=True)
+    assert leading_models(["b.pt", "run", "photos", "c.pt"]) == (["b.pt", "run"], ["photos", "c.pt"])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--show-dir", "--out DIR"), ("--cfg-options", "KEY=VALUE"), ("--checkpoint", "--weights FILE")],
+)
+def test_options_of_the_reference_are_answered_with_ours(
+    folder: Path, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    assert predict(*TOY, "photo.png", option, "value") == 2
+    assert f"no option is called {option}; it is {said}" in capsys.readouterr().err
+
+
+def test_inputs_of_every_kind_are_predicted_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    movie = VideoFile(Path("movie.mp4"), 10)
+    for _ in range(3):
+        movie.write(image.read("photo.png"))
+    movie.close()
+    profile = {"driver": "GTiff", "width": 48, "height": 40, "count": 3, "dtype": "uint8"}
+    with rasterio.open("region.tif", "w", **profile) as file:
+        file.write(image.read("photo.png").transpose(2, 0, 1))
+    arguments = ("photo.png", "movie.mp4", "region.tif", "--window", "32", "--margin", "8", "--frames", "2")
+    assert not predict(*TOY, *arguments, "--out", "out")
+    written = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*"))
+    assert written == ["pred/photo.png", "pred/region.tif", "vis/movie.mp4", "vis/photo.png"]
+    report = capsys.readouterr().out
+    assert all(said in report for said in ("1 images", "2 frames predicted", "4 windows predicted"))

@@ -14,6 +14,7 @@ import torch
 from segkernel import Predictor
 from segkernel.errors import DataError, UsageError
 from segplug_datasets import image, predict_images
+from segplug_datasets.predict import stream
 from segplug_datasets.predict.ensemble import Ensemble
 from segplug_datasets.predict.stream import Behind, grouped, mapped, prefetched
 
@@ -26,25 +27,35 @@ def test_results_come_in_order_and_only_a_few_ahead() -> None:
             drawn.append(number)
             yield number
 
-    stream = mapped(lambda number: -number, prefetched(items(), 2), ahead=3, threads=2)
-    assert next(stream) == 0
+    results = mapped(lambda number: -number, prefetched(items(), 2), ahead=3, threads=2)
+    assert next(results) == 0
     assert len(drawn) <= 7
-    assert list(stream) == [-number for number in range(1, 20)]
+    assert list(results) == [-number for number in range(1, 20)]
+
+
+def test_no_more_results_wait_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MOST_WAITING", 10)
+    made: list[int] = []
+    results = mapped(lambda number: made.append(number) or number, range(30), ahead=8, threads=1, size=lambda _: 6)
+    for number, result in enumerate(results):
+        assert result == number
+        assert len(made) <= number + 4
+    assert made == list(range(30))
 
 
 def test_an_error_of_a_thread_is_raised_in_its_place() -> None:
-    stream = mapped(lambda number: 1 // (2 - number), prefetched(range(5)), ahead=4)
-    assert [next(stream), next(stream)] == [0, 1]
+    results = mapped(lambda number: 1 // (2 - number), prefetched(range(5)), ahead=4)
+    assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
-        next(stream)
+        next(results)
 
 
 def test_a_stream_that_is_closed_early_leaves_no_thread() -> None:
     before = threading.active_count()
-    stream = mapped(str, prefetched(range(1000)))
-    next(stream)
-    stream.close()
-    del stream
+    results = mapped(str, prefetched(range(1000)))
+    next(results)
+    results.close()
+    del results
     assert threading.active_count() == before
 
 

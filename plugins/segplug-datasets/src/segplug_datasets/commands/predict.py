@@ -135,7 +135,7 @@ def command(
     from segplug_datasets.predict.sources import collect_images, is_video
 
     overrides, given = split_overrides(inputs)
-    models, given = _leading_models(given)
+    models, given = leading_models(given)
     if not given:
         raise click.UsageError("give an IMAGE to predict")
     sources = collect_images(given)
@@ -158,7 +158,7 @@ def command(
     click.echo("\n".join(work.found()))
 
 
-def _leading_models(given: Sequence[str]) -> tuple[list[str], list[str]]:
+def leading_models(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the further models, which come first, and the other arguments."""
     count = 0
     while count < len(given) and _is_model(Path(given[count])):

@@ -99,7 +99,7 @@ def predict_images(
     with ExitStack() as stack:
         stack.callback(outputs.close)
         write = stack.enter_context(Behind())
-        loaded = mapped(lambda item: _loaded(predictor, item), prefetched(map(_fetched, items)))
+        loaded = mapped(lambda item: _loaded(predictor, item), prefetched(map(_fetched, items)), size=_nbytes)
         for group in grouped(stack.enter_context(closing(loaded)), _shape, batch_size):
             for item, prediction in _predicted(predictor, group, kept, errors):
                 if item.slices:
@@ -174,6 +174,11 @@ def _loaded(predictor: Any, item: _Item) -> _Item:
         item.error = error
     item.data = []
     return item
+
+
+def _nbytes(item: _Item) -> int:
+    samples = [each for entry in item.samples for each in (entry if isinstance(entry, tuple) else (entry,))]
+    return int(item.pixels.nbytes + sum(sample.image.nbytes for sample in samples))
 
 
 def _shape(item: _Item) -> Any:

@@ -15,6 +15,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = min(4, os.cpu_count() or 1)
+MOST_WAITING = 2**28
+"""Bytes of results that may wait, so that large images do not fill the memory."""
 
 
 def prefetched(items: Iterable[Item], count: int = 2) -> Generator[Item, None, None]:
@@ -31,15 +33,35 @@ def prefetched(items: Iterable[Item], count: int = 2) -> Generator[Item, None, N
 
 
 def mapped(
-    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2 * THREADS, threads: int = THREADS
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int = 2 * THREADS,
+    threads: int = THREADS,
+    size: Callable[[Result], int] = lambda result: 0,
 ) -> Generator[Result, None, None]:
-    """Yield ``function(item)`` in order, computed in threads up to ``ahead`` items before it is needed."""
+    """Yield ``function(item)`` in order, computed in threads before it is needed.
+
+    Args:
+        function: Called with each item.
+        items: Drawn in this thread.
+        ahead: Largest number of results that wait.
+        threads: Number of threads.
+        size: Bytes of a result; those that wait, each as large as the largest so far, take at most `MOST_WAITING`.
+    """
     waiting: deque[Future[Result]] = deque()
+    sizes: list[int] = []
+
+    def is_full() -> bool:
+        sizes.extend(size(future.result()) for future in waiting if future.done() and future.exception() is None)
+        sizes[:] = [max(sizes)] if sizes else []
+        most = ahead if sizes else threads  # until the first size is known
+        return len(waiting) > most or (bool(sizes) and sizes[0] * len(waiting) > MOST_WAITING)
+
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
+                while waiting and is_full():
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
