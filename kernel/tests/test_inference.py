@@ -11,6 +11,7 @@ import torch
 from segkernel.errors import UsageError
 from segkernel.inference import Preprocessor, infer, predict_batch, slide
 from segkernel.interfaces.model import PixelClasses
+from segkernel.nn.windows import SlidingWindows
 from segkernel.sample import Batch, LabelMap, Sample, Targets, collate
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "inference.npz")
@@ -126,11 +127,43 @@ def test_tta_of_a_real_convolution_is_the_plain_prediction_when_there_is_one_vie
 
 
 def test_windows_cover_everything_and_average_where_they_overlap():
-    ones = slide(lambda x: {"seg": x[:, :1] * 0 + 1}, torch.zeros(1, 3, 65, 97), {"seg": SOFTMAX}, (32, 48), (20, 30))
+    windows = SlidingWindows((65, 97), (32, 48), (20, 30))
+    ones = slide(lambda x: {"seg": x[:, :1] * 0 + 1}, torch.zeros(1, 3, 65, 97), {"seg": SOFTMAX}, windows)
     assert torch.equal(ones["seg"], torch.ones(1, 1, 65, 97))
     position = torch.arange(97.0).expand(1, 3, 65, 97)
-    found = slide(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, (32, 48), (20, 30))
+    found = slide(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, windows)
     torch.testing.assert_close(found["seg"], position[:, :1])
+
+
+def test_gaussian_windows_count_less_at_their_border():
+    # Two windows of 8 that overlap by 4; each returns its own number.
+    windows = SlidingWindows((8, 12), (8, 8), (8, 4), "gaussian")
+    numbers = iter([0.0, 1.0])
+    found = slide(lambda x: {"seg": x[:, :1] * 0 + next(numbers)}, torch.zeros(1, 3, 8, 12), {"seg": SOFTMAX}, windows)
+    row = found["seg"][0, 0, 3]
+    deviations = (torch.arange(8) - 3.5) * 8 / 9
+    weights = (-0.5 * deviations**2).exp()
+    torch.testing.assert_close(row[4:8], weights[:4] / (weights[:4] + weights[4:]))
+    assert row[:4].tolist() == [0] * 4
+    assert row[8:].tolist() == [1] * 4
+    position = torch.arange(97.0).expand(1, 3, 65, 97)
+    windows = SlidingWindows((65, 97), (32, 48), (20, 30), "gaussian")
+    found = slide(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, windows)
+    torch.testing.assert_close(found["seg"], position[:, :1])
+
+
+@pytest.mark.parametrize("blend", ["uniform", "gaussian"])
+def test_windows_in_batches_give_the_same_as_one_by_one(blend):
+    torch.manual_seed(0)
+    images, sizes = torch.rand(2, 3, 33, 47), []
+    conv = torch.nn.Conv2d(3, 2, 3, padding=1).requires_grad_(False)
+    cfg = {"mode": "slide", "crop_size": 16, "stride": 10, "blend": blend}
+    predict = lambda x: sizes.append(len(x)) or {"seg": conv(x)}  # noqa: E731
+    one = infer(predict, images, {"seg": SOFTMAX}, cfg)["seg"]
+    assert set(sizes) == {2}
+    several = infer(predict, images, {"seg": SOFTMAX}, {**cfg, "batch_size": 4})["seg"]
+    assert max(sizes) == 8
+    torch.testing.assert_close(several, one)
 
 
 def test_a_window_larger_than_the_image_covers_it():

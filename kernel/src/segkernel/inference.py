@@ -20,6 +20,7 @@ from segkernel.interfaces.data import DeviceStep
 from segkernel.interfaces.model import Output, PixelClasses
 from segkernel.labels import IGNORE
 from segkernel.nn import resize
+from segkernel.nn.windows import SlidingWindows
 from segkernel.sample import Batch, Prediction, Size, Targets
 
 Predict = Callable[[Tensor], dict[str, Any]]
@@ -131,7 +132,8 @@ def _predicted(predict: Predict, images: Tensor, outputs: Mapping[str, Output], 
     predict = _both_ways(predict, outputs) if mode.endswith("flip") else predict
     if mode.startswith("whole"):
         return predict(images)
-    return slide(predict, images, outputs, as_pair(test_cfg["crop_size"]), as_pair(test_cfg["stride"]))
+    sizes, how = (as_pair(test_cfg["crop_size"]), as_pair(test_cfg["stride"])), test_cfg.get("blend", "uniform")
+    return slide(predict, images, outputs, SlidingWindows(_size_of(images), *sizes, how, test_cfg.get("batch_size", 1)))
 
 
 def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
@@ -151,34 +153,20 @@ def _size_of(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
 
 
-def slide(
-    predict: Predict, images: Tensor, outputs: Mapping[str, Output], crop_size: Size, stride: Size
-) -> dict[str, Any]:
-    """Predict windows of ``crop_size`` every ``stride`` (both height, width); raw values are averaged in overlaps.
+def slide(predict: Predict, images: Tensor, outputs: Mapping[str, Output], windows: SlidingWindows) -> dict[str, Any]:
+    """Predict windows of images; raw values are averaged in overlaps, with the weights of ``windows``.
 
     Raises:
         UsageError: An output cannot be merged over windows.
     """
     canvases: dict[str, Any] = {}
-    size = height, width = _size_of(images)
-    window = min(height, crop_size[0]), min(width, crop_size[1])
-    count = images.new_zeros((1, 1, height, width))
-    for top, left in _windows(size, crop_size, stride):
-        rows, columns = slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
-        for name, raw in predict(images[..., rows, columns]).items():
-            resized = outputs[name].resize(raw, window, window)
-            canvases[name] = outputs[name].paste(canvases.get(name), resized, (top, left), size)
-        count[..., rows, columns] += 1
-    return {name: outputs[name].mean(canvas, count) for name, canvas in canvases.items()}
-
-
-def _windows(size: Size, crop: Size, stride: Size) -> list[tuple[int, int]]:
-    """Return the (top, left) of windows that cover ``size``; the last of a row or column is moved inside."""
-
-    def starts(length: int, window: int, step: int) -> list[int]:
-        return [*range(0, length - window, step), max(length - window, 0)]
-
-    return [(top, left) for top in starts(size[0], crop[0], stride[0]) for left in starts(size[1], crop[1], stride[1])]
+    for crops, corners in windows.batches(images):
+        for name, raw in predict(crops).items():
+            values = windows.weigh(outputs[name].resize(raw, windows.window, windows.window))
+            for place, corner in enumerate(corners):
+                part = values[place * len(images) : (place + 1) * len(images)]
+                canvases[name] = outputs[name].paste(canvases.get(name), part, corner, windows.size)
+    return {name: outputs[name].mean(canvas, windows.total.to(images)) for name, canvas in canvases.items()}
 
 
 def predict_batch(

@@ -182,11 +182,16 @@ class TestConfig(TypedDict, total=False):
             ``slide_flip`` also process the mirrored image or window, and average the two.
         crop_size: Size of a window.
         stride: Distance of two windows; no larger than ``crop_size``.
+        blend: Weights in the average over overlapping windows: ``uniform``, or ``gaussian``, less at the border of a
+            window, which hides seams.
+        batch_size: Windows that are computed at once; 1 by default.
     """
 
     mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
     crop_size: tuple[PositiveInt, PositiveInt] | PositiveInt
     stride: tuple[PositiveInt, PositiveInt] | PositiveInt
+    blend: Literal["uniform", "gaussian"]
+    batch_size: PositiveInt
 
 
 class Metadata(TypedDict, total=False):
