@@ -56,17 +56,13 @@ def test_the_loss_is_the_divergence_of_the_definition(over):
 
 
 def test_a_run_learns_from_its_teacher_and_saves_the_student_only(teacher, tmp_path):
-    weights = {}
-    for weight in (1e-6, 100.0):
-        runner = distilled(teacher, tmp_path / f"w{weight}", hook={"weight": weight}, schedule={"iterations": 30})
-        assert "loss" not in vars(runner.model)
-        weights[weight] = torch.load(runner.work_dir / "checkpoints" / "iter_0000030.pt")["state_dict"]
-        records = [json.loads(line) for line in (runner.work_dir / "metrics.jsonl").read_text().splitlines()]
-        assert all(each["distill.loss_kl"] >= 0 for each in records)
-        per_unit = [each["distill.loss_kl"] / weight for each in records]
-        if weight == 100.0:
-            assert per_unit[-1] < per_unit[0] / 5
-    assert weights[100.0].keys() == weights[1e-6].keys() == runner.model.state_dict().keys()
+    runner = distilled(teacher, tmp_path / "run", hook={"weight": 100.0}, schedule={"iterations": 15})
+    assert "loss" not in vars(runner.model)
+    saved = torch.load(runner.work_dir / "checkpoints" / "iter_0000015.pt")["state_dict"]
+    assert saved.keys() == runner.model.state_dict().keys()
+    records = [json.loads(line) for line in (runner.work_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 15
+    assert 0 <= records[-1]["distill.loss_kl"] < records[0]["distill.loss_kl"] / 3
 
 
 def test_a_teacher_that_does_not_fit_is_refused(teacher, tmp_path):
