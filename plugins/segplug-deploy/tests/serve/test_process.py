@@ -172,6 +172,16 @@ def ask_on_and_on(connection: socket.socket) -> None:
         connection.sendall(1000 * b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
+def test_a_flood_is_answered_completely_by_labels_or_a_refusal_and_the_server_goes_on() -> None:
+    with running({"toy": brightness()}, queue=2) as found:
+        url = "http://{}:{}/models/toy/predict?format=json".format(*found)
+        with ThreadPoolExecutor(30) as threads, httpx.Client() as client:
+            answers = [*threads.map(lambda _: client.post(url, content=IMAGE), range(90))]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert all(answer.json().keys() & {"classes", "error"} for answer in answers)
+        assert works(found)
+
+
 def test_a_taken_port_is_an_error_before_models_are_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

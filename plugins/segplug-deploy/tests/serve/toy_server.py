@@ -51,7 +51,7 @@ def running(models: Mapping[str, ServedModel], **limits: float) -> Iterator[tupl
     app = create_app(models, Limits(**limits))
     address = bound.getsockname()
     instance = server.uvicorn_server(app, ready.set)
-    thread = threading.Thread(target=instance.run, args=([bound],))
+    thread = threading.Thread(target=instance.run, args=([bound],), daemon=True)
     thread.start()
     try:
         assert ready.wait(10)

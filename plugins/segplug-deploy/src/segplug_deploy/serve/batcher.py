@@ -107,8 +107,13 @@ class Batcher:
     async def _change(self, seconds: float | None) -> None:
         """Wait until a request arrives or leaves, at most for some seconds."""
         self._arrived.clear()
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), seconds)
+        # Not `asyncio.wait_for`, which can swallow a cancellation before Python 3.12.
+        timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._arrived.set)
+        try:
+            await self._arrived.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _may_grow(self) -> bool:
         """Whether other requests are being received, and the next batch has room for them."""
