@@ -70,6 +70,7 @@ def command(
     if any(is_video(source) or isinstance(source, Member) for source in sources):
         raise UsageError("activations are of image files, not of archives or videos")
     options: dict[str, Any] = {"overrides": overrides, "trust": trust, "random_weights": random_weights}
+    options["optimize"] = False  # the layers as they were trained
     predictor = Predictor(model, weights, device, **options)
     folder = Path(out)
     for name, source in zip(output_names(sources), sources):

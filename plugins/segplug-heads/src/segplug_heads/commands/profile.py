@@ -85,7 +85,7 @@ def _loaded(model: str, overrides: Sequence[str], device: str | None, trust: boo
 
     path = Path(model)
     if path.is_dir() or (path.is_file() and path.suffix.lower() not in (".yaml", ".yml")):
-        predictor = Predictor(model, device=device, overrides=overrides, trust=trust)
+        predictor = Predictor(model, device=device, overrides=overrides, trust=trust, optimize=False)
         network, chosen = predictor.model, predictor.device
         data: dict[str, Any] = (predictor.config.get("data") if predictor.config else None) or {}
         if next(network.parameters(), None) is None:
