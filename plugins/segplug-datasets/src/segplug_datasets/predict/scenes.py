@@ -90,8 +90,11 @@ def predict_raster(
     several = "probabilities-tiff" in formats
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64))  # MB
-        with rasterio.open(path) as source:
-            profile = _profile(source.profile)
+        try:
+            with rasterio.open(path) as source:
+                profile = _profile(source.profile)
+        except rasterio.errors.RasterioError as error:
+            raise DataError(f"cannot be read by rasterio: {error}", path) from error
         classes = stack.enter_context(_Tiff(rasterio, labels_path, {**profile, "count": 1, "nodata": IGNORE}))
         classes.file.write_colormap(1, {number: (*color, 255) for number, color in enumerate(predictor.palette)})
         files = [classes]
