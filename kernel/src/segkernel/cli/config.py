@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from segkernel.cli import CONFIG, OVERRIDES
@@ -52,12 +54,13 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
       seg-kernel config check my.yaml
       seg-kernel config check my.yaml schedule.iterations=500
     """
+    loaded = load_config(config, overrides)
+    click.echo(f"checking {config}: importing its components", err=True)  # torch among them, which takes a second
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of
     from segkernel.loading import catalog_of
 
-    loaded = load_config(config, overrides)
     more = catalog_of(loaded).load_all("config_checks")
     if problems := problems_of(loaded) or [problem for _, check in more for problem in check(loaded)]:
         raise ConfigError(problems)
-    click.echo(f"{config} is valid\nnext: seg-kernel run {' '.join((config, *overrides))}")
+    click.echo(f"{config} is valid\nnext: seg-kernel run {shlex.join((config, *overrides))}")

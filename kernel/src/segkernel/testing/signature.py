@@ -80,18 +80,18 @@ def documented(subject: Subject) -> None:
 
 @check(*COMPONENTS[:-2], name="constructs")
 def constructs(subject: Subject) -> None:
-    """It can be built from its example, without printing, loading weights or setting a seed."""
+    """It can be built from its example, without printing, setting a seed, or reading weights itself."""
     annotation = getattr(signature(subject.target).get("pretrained"), "annotation", None)
     more = {"pretrained": "no_such_file.pth"} if "str" in str(annotation) else {}
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.ExitStack() as stack:
         watched = LOADERS + SEEDERS if "torch" in sys.modules else ()
         loaders = {name: stack.enter_context(mock.patch(name, side_effect=OSError("no weights"))) for name in watched}
         if watched:
-            stack.enter_context(mock.patch("segkernel.weights.load_pretrained"))  # `build` may load, a constructor not
+            stack.enter_context(mock.patch("segkernel.weights.load_pretrained"))  # this may load, nothing else
         with contextlib.suppress(OSError):
             require(subject.build(**more) is not None, "nothing was built")
     called = [name for name, loader in loaders.items() if loader.called]
-    hint = "the run sets the seed" if set(called) & set(SEEDERS) else "add 'pretrained', which `build` loads"
+    hint = "the run sets the seed" if set(called) & set(SEEDERS) else "add 'pretrained', which `load_pretrained` loads"
     require(not called, f"its constructor calls {', '.join(called)}; {hint}")
     require(not printed.getvalue(), f"its constructor prints {printed.getvalue().strip()[:60]!r}; use logging")
 
