@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ Step = tuple[Size, Size]
 # Below, torch interpolates several classes at once in another way than one: height + width, and classes.
 _SMALL, _FEW = 256, 4
 _BAND, _CHUNK = 1 << 18, 1 << 15  # logits, and interpolated values, that fit into the cache
-_COST = 2  # time to interpolate a value here, relative to `interpolate`
+_COST = 6  # time to interpolate a value here, relative to `interpolate`
 
 
 class FastPixelClasses(PixelClasses):
@@ -88,19 +88,14 @@ class _Axis(NamedTuple):
         pixels = slice(first, last)
         return pixels, _Axis(self.cell[pixels] - start, self.place[pixels], self.weights[..., start:stop])
 
-    def pad(self, logits: Tensor, dim: int) -> Tensor:
-        """Repeat the first and the last of the logits along ``dim``, as far as `cell` expects."""
-        pad, size = len(self.weights) - 1, logits.shape[dim]
-        return torch.cat([logits.narrow(dim, 0, 1)] * pad + [logits] + [logits.narrow(dim, size - 1, 1)] * pad, dim)
 
-
-def _axis(logits: Tensor, dim: int, steps: Sequence[Step], align_corners: bool) -> _Axis:
-    size = logits.shape[dim]
-    identity = torch.eye(size, dtype=logits.dtype).view(1, size, size, 1)
-    along = [((resized[dim - 1], 1), (kept[dim - 1], 1)) for resized, kept in steps]
-    matrix = resize_and_crop(identity, along, align_corners)[0, :, :, 0]  # (logits, pixels)
-    used = (matrix != 0).int()
-    first, last = used.argmax(0), size - 1 - used.flip(0).argmax(0)
+@lru_cache(maxsize=32)  # of a folder of images of equal sizes
+def _axis(size: int, dtype: torch.dtype, steps: tuple[tuple[int, int], ...], align_corners: bool) -> _Axis:
+    """Return the interpolation of ``size`` logits by steps along one axis."""
+    identity = torch.eye(size, dtype=dtype).view(1, size, size, 1)
+    matrix = resize_and_crop(identity, [((large, 1), (kept, 1)) for large, kept in steps], align_corners)[0, :, :, 0]
+    used, order = (matrix != 0).int(), torch.arange(size, dtype=torch.int32)[:, None]
+    first, last = size - 1 - (used * order.flip(0)).amax(0).long(), (used * order).amax(0).long()
     pad = int((last - first).max())
     # Pixels of the first logit alone belong to the cell before it, so that no cell has more pixels than others.
     cell = (first + pad).masked_fill_(matrix[0] == 1, 0)
@@ -110,6 +105,17 @@ def _axis(logits: Tensor, dim: int, steps: Sequence[Step], align_corners: bool) 
     weights = matrix.new_full((pad + 1, int(place.max()) + 1, size + pad), 1 / (pad + 1))  # also where no pixel is
     weights[:, place, cell] = matrix.gather(0, taps.clamp(0, size - 1)).masked_fill_(outside, 0)
     return _Axis(cell, place, weights)
+
+
+def _padded(logits: Tensor, pads: tuple[int, int]) -> Tensor:
+    """Repeat the first and the last rows and columns of logits (K, h, w)."""
+    classes, height, width = logits.shape
+    rows, columns = (slice(pad, pad + size) for pad, size in zip(pads, (height, width)))
+    padded = logits.new_empty((classes, height + 2 * pads[0], width + 2 * pads[1]))
+    padded[:, rows, columns] = logits
+    padded[:, rows, : columns.start], padded[:, rows, columns.stop :] = logits[..., :1], logits[..., -1:]
+    padded[:, : rows.start], padded[:, rows.stop :] = padded[:, rows][:, :1], padded[:, rows][:, -1:]
+    return padded
 
 
 def _argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool, dtype: torch.dtype, largest: float) -> Tensor:
@@ -142,18 +148,24 @@ def _decide_by_bounds(
 ) -> None:
     """Write the class ids of `_argmax` into ``labels``, where `interpolate` must decide into ``unsure``, and which
     classes may win there into ``contenders`` (K,)."""
+    unsure.zero_()
     contenders.zero_()
-    rows, columns = (_axis(logits, dim, steps, align_corners) for dim in (1, 2))
+    rows, columns = (
+        _axis(size, logits.dtype, tuple((large[dim], kept[dim]) for large, kept in steps), align_corners)
+        for dim, size in enumerate(logits.shape[1:])
+    )
     # Twice the rounding errors of torch's interpolation and of this one.
     margin = 16 * len(steps) * torch.finfo(logits.dtype).eps * largest
-    padded = columns.pad(rows.pad(logits, 1), 2)
+    padded = _padded(logits, (len(rows.weights) - 1, len(columns.weights) - 1))
     step = max(_BAND // padded[:, 0].numel(), 1)
     for top in range(0, rows.weights.shape[2], step):
         pixels, band = rows.part(top, top + step)
         if pixels.start < pixels.stop:
-            part = padded[:, top : top + sum(band.weights.shape[::2]) - 1].contiguous()
-            found = _decide(part, band, columns, margin, labels.dtype, contenders)
-            labels[pixels], unsure[pixels] = (_spread(cells, band, columns) for cells in found)
+            part = padded[:, top : top + sum(band.weights.shape[::2]) - 1]
+            found, close = _decide(part, band, columns, margin, labels.dtype, contenders)
+            labels[pixels] = _spread(found, band, columns)
+            if close.any():
+                unsure[pixels] = _spread(close, band, columns)
 
 
 def _decide(
@@ -211,15 +223,16 @@ def _interpolated(
     """Yield the next candidate of each cell that has one, and its values (places, places, cells)."""
     row, column = cells // columns.weights.shape[2], cells % columns.weights.shape[2]
     vertical, horizontal = rows.weights[..., row], columns.weights[..., column]
-    corner, (_, height, width) = row * part.shape[2] + column, part.shape
+    plane, width, _ = part.stride()
+    corner, flat = row * width + column, part.as_strided((part.stride(0) * len(part) - part.storage_offset(),), (1,))
     count, start = count[cells], start[cells]
     for rank in range(int(count[0])):
         number = int((count > rank).sum())
         classes = label[start[:number] + rank]
-        at = corner[:number] + classes * (height * width)
+        at = corner[:number] + classes * plane
         lines = []
         for row_tap in range(len(vertical)):
-            taps = [part.view(-1)[at + (row_tap * width + tap)] for tap in range(len(horizontal))]
+            taps = [flat[at + (row_tap * width + tap)] for tap in range(len(horizontal))]
             lines.append(_weighted(horizontal[..., :number], taps))
         yield classes, _weighted(vertical[:, :, None, :number], lines)
 
@@ -234,5 +247,9 @@ def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
 def _spread(cells: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
     """Return the pixels (H, W) of values of cells (places, places, rows, columns)."""
     blocks = cells.permute(2, 0, 3, 1).flatten(2).flatten(0, 1)
-    high, wide = cells.shape[:2]
-    return blocks.index_select(0, rows.cell * high + rows.place).index_select(1, columns.cell * wide + columns.place)
+    for dim, axis in ((0, rows), (1, columns)):
+        index = axis.cell * axis.weights.shape[1] + axis.place
+        first, count = int(index[0]), len(index)
+        whole = int(index[-1]) - first == count - 1  # no place is empty
+        blocks = blocks.narrow(dim, first, count) if whole else blocks.index_select(dim, index)
+    return blocks
