@@ -26,7 +26,7 @@ Step = tuple[Size, Size]
 # Below, torch interpolates several classes at once in another way than one: height + width, and classes.
 _SMALL, _FEW = 256, 4
 _BAND, _CHUNK = 1 << 18, 1 << 15  # logits, and interpolated values, that fit into the cache
-_COST = 6  # time to interpolate a value here, relative to `interpolate`
+_COST = 10  # time to interpolate a value here, relative to `interpolate`
 
 
 class FastPixelClasses(PixelClasses):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 
-
 MMAP_THRESHOLDS = 1 << 30, 1 << 25
 """Sizes in bytes from which a block is mapped and returned when it is freed. Some versions of glibc accept no more than
 the second one, which is also as far as their own value grows."""
