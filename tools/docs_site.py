@@ -35,6 +35,8 @@ LOADED = re.compile(
 )
 """What a browser would load from another host."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)|!\[([^\]]*)\]\(([^)\s]+)\)")
+WRAPPED = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef\[])")
+"""The end of a line within Chinese text, which a browser would show as a space."""
 
 
 def repository_pages() -> dict[str, str]:
@@ -126,6 +128,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     sources = {address: source for source, address in repository_pages().items()}
     address = page.file.src_uri
     source = sources.get(address, f"docs/{address}")
+    if address.startswith("zh/"):
+        markdown = WRAPPED.sub("", markdown)
     return LINK.sub(lambda match: _mapped(match, source, address), markdown)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,7 +167,8 @@ def test_an_entry_point_that_is_not_a_command_is_reported(capsys: pytest.Capture
 
 
 def test_the_log_level_can_be_before_or_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--log-level", "error", "plugins", "--log-level", "debug", "--json") == 0
+    assert call("--log-level", "error", "plugins", "--log-level", "warning", "--json") == 0
+    assert logging.lastResort.level == logging.WARNING  # also for libraries that set the level of their loggers
     assert call("plugins", "--log-level", "loud") == 2
 
 

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, rest = shared.parse_known_args(arguments)
     # Unlike a new one, it writes to what sys.stderr is at the time, which a live progress bar replaces.
     handler = logging.lastResort or logging.StreamHandler()
-    handler.setLevel(logging.NOTSET)
+    handler.setLevel(options.log_level)
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=options.log_level, handlers=[handler])
     rest = [*([] if options.launch is None else ["launch", options.launch]), *options.command, *rest]
