@@ -106,9 +106,11 @@ def _page(title: str, command: str, entries: Iterable[Entry]) -> str:
 
 def zoo_table() -> str:
     """Return the page with every published experiment; assets/zoo.js filters and sorts its table."""
-    costs = json.loads((ROOT / "docs" / "assets" / "zoo-costs.json").read_text("utf-8"))
+    assets = ROOT / "docs" / "assets"
+    costs, latencies = (json.loads((assets / f"zoo-{name}.json").read_text("utf-8")) for name in ("costs", "latency"))
     measured = (ROOT / "docs" / "zoo.md").read_text("utf-8").partition("## Computational cost")[2]
-    times = dict(re.findall(r"^\| \w+ \| (\S+) \| [\d.]+ \| [\d.]+ \| (\d+) \|", measured, re.MULTILINE))
+    families = dict(re.findall(r"^\| \w+ \| (\S+) \| [\d.]+ \| [\d.]+ \| (\d+) \|", measured, re.MULTILINE))
+    times = {**families, **latencies}
     rows = []
     for each in list_experiments([zoo for zoo in find_zoos() if zoo.name != "local_configs"]):
         if each.family is None:
@@ -120,7 +122,7 @@ def zoo_table() -> str:
         cells = [f"`{each.name}`", each.family.name, each.data or "", *figures]
         rows.append([*("" if cell is None else str(cell) for cell in cells), str(meta.get("licence", ""))])
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (ROOT / "docs" / "assets" / "zoo-table.md.in").read_text("utf-8").replace("ROWS", body)
+    return (assets / "zoo-table.md.in").read_text("utf-8").replace("ROWS", body)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
