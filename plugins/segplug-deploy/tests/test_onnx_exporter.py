@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from segkernel.nn import resize
 from segplug_deploy import ONNXExporter, prove, runtime
 from segplug_deploy.formats import onnx as onnx_format
 from segplug_deploy.formats.onnx import PROVIDERS
+from segplug_deploy.quantize import to_float16, to_int8
 
 KEYS = ("classes", "palette", "preprocess", "plugins", "config")
 
@@ -98,6 +101,39 @@ def test_exporting_leaves_the_model_in_training_mode_and_a_file_with_its_certifi
     ONNXExporter(dynamic=False).export(model, tmp_path / "tiny.onnx", image)
     assert model.training
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tiny.onnx", "tiny.onnx.json"]
+
+
+def operators(path: Path) -> set[str]:
+    import onnx
+
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def agreement(path: Path, model: Tiny, images: Tensor) -> float:
+    with torch.no_grad():
+        expected = model.eval()(images).argmax(1)
+    return (ONNXExporter().load(path)(images).argmax(1) == expected).double().mean().item()
+
+
+def test_int8_quantises_convolutions_and_keeps_labels_and_metadata(exported, image, tmp_path):
+    path = Path(shutil.copy(exported["path"], tmp_path))
+    to_int8(path, [image.numpy(), image.flip(-1).numpy()])
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators(path)
+    assert agreement(path, exported["model"], torch.cat([image, image.flip(-2)])) > 0.9
+    assert ONNXExporter().load(path).metadata["classes"] == METADATA["classes"]
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_int8_needs_images(exported, tmp_path):
+    with pytest.raises(ExportError, match="int8 is calibrated on images"):
+        to_int8(Path(shutil.copy(exported["path"], tmp_path)), [])
+
+
+def test_float16_keeps_labels_and_float32_images(exported, image, tmp_path):
+    path = Path(shutil.copy(exported["path"], tmp_path))
+    to_float16(path)
+    assert "Cast" in operators(path)
+    assert agreement(path, exported["model"], image) > 0.99
 
 
 def test_an_exported_model_refuses_training(exported):

@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from segkernel.cli import TRUST
-from segkernel.errors import ConfigError, Problem
-from segplug_datasets.commands.target import split_overrides, tta_of
+from segplug_datasets.commands.target import exporter_spec, split_overrides, tta_of
 
 MODEL_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".pt2", ".xml", ".ts", ".engine", ".pte")
 FORMAT_HELP = (
@@ -139,7 +138,7 @@ def command(
     if not given:
         raise click.UsageError("give an IMAGE to predict")
     sources = collect_images(given)
-    options: dict[str, Any] = {"exporter": _spec(exporter), "trust": trust, "random_weights": random_weights}
+    options: dict[str, Any] = {"exporter": exporter_spec(exporter), "trust": trust, "random_weights": random_weights}
     predictors = [Predictor(each, weights, device, overrides=overrides, **options) for each in [model, *models]]
     for each in predictors:
         each.tta = _views(each.config, tta, scales, flip)
@@ -172,16 +171,6 @@ def _is_model(path: Path) -> bool:
 
 def _is_tiff(source: object) -> bool:
     return isinstance(source, Path) and source.suffix.lower() in (".tif", ".tiff")
-
-
-def _spec(exporter: str | None) -> Any:
-    from segkernel.config.text import read_text
-
-    problems: list[Problem] = []
-    spec = read_text(exporter, "--exporter", problems) if exporter else None
-    if problems:
-        raise ConfigError(problems)
-    return spec
 
 
 def _views(config: Any, tta: bool, scales: str | None, flip: bool | None) -> Any:

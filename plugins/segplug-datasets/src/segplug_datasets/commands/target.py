@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError, Problem, UsageError
 
 if TYPE_CHECKING:
     from segkernel.config import Config
@@ -110,3 +110,14 @@ def inspect_with_progress(parts: list[Part], workers: int | None) -> list[tuple[
         return inspect(parts, workers)
     with click.progressbar(length=total, label="inspecting", file=sys.stderr) as bar:
         return inspect(parts, workers, bar.update)
+
+
+def exporter_spec(text: str | None) -> Any:
+    """Return the value of an option ``--exporter``; raise `ConfigError` when it is no YAML."""
+    from segkernel.config.text import read_text
+
+    problems: list[Problem] = []
+    spec = read_text(text, "--exporter", problems) if text else None
+    if problems:
+        raise ConfigError(problems)
+    return spec

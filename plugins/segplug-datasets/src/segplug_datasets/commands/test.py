@@ -11,7 +11,7 @@ import click
 
 from segkernel.cli import TRUST
 from segkernel.errors import UsageError
-from segplug_datasets.commands.target import split_overrides, tta_of
+from segplug_datasets.commands.target import exporter_spec, split_overrides, tta_of
 
 if TYPE_CHECKING:
     from segkernel import Runner
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")
+@click.option("--exporter", metavar="SPEC", help="Loads an exported file: a name, or '{type: NAME, argument: value}'.")
+@click.option("--format-only", is_flag=True, help="Only predict, without metrics: for a set without annotations.")
 @TRUST
 def command(
     config: str,
@@ -44,6 +46,8 @@ def command(
     tta: bool,
     work_dir: str | None,
     device: str | None,
+    exporter: str | None,
+    format_only: bool,
     trust: bool,
     **pictures: Any,
 ) -> None:
@@ -61,9 +65,10 @@ def command(
     if len(weights) > 1:
         raise click.UsageError(f"expected one WEIGHTS file, not {len(weights)}: {' '.join(weights)}")
     overrides += [f"+engine.device={device}"] if device else []
+    overrides += ["+evaluate.format_only=true"] if format_only else []
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
     hooks = [PicturesHook(count=0, **pictures)] if show_dir or labels_dir or pictures["show"] else []
-    runner = _make_test(config, weights[0] if weights else None, overrides, work_dir, tta, hooks, trust)
+    runner = _make_test(config, weights[0] if weights else None, overrides, work_dir, tta, hooks, trust, exporter)
     try:
         metrics = runner.test()
     finally:
@@ -83,12 +88,13 @@ def _make_test(
     tta: bool,
     hooks: Sequence[Any],
     trust: bool,
+    exporter: str | None,
 ) -> Runner:
     """Return a runner for testing, without training set and optimiser; the model may be an exported file."""
     from segkernel.experiment import make_runner
     from segkernel.loading import load_model
 
-    loaded = load_model(config, weights, overrides, trust=trust)
+    loaded = load_model(config, weights, overrides, exporter=exporter_spec(exporter), trust=trust)
     if loaded.config is None:
         raise UsageError(f"{config}: has no data to test on; give the config first, then this file")
     if loaded.random:
