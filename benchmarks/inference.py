@@ -60,9 +60,10 @@ class Paths:
         import numpy as np
         import torch
 
-        from segkernel import Predictor, image
+        from segkernel import Predictor
         from segkernel.config import load_config
         from segkernel.loading import make_model
+        from segplug_datasets import image
         from segplug_deploy import optimize_for_inference
 
         torch.set_num_threads(1)
@@ -74,6 +75,9 @@ class Paths:
         # No resizing, so that all paths see the same input.
         names = [str(index) for index in range(self.plain.outputs["seg"].classes)]
         self.predictor = Predictor(self.plain, device="cpu", classes=names, transforms=[], optimize=True)
+        for model in (self.plain, self.careful):
+            if type(model.decode_head).__name__ == "SegformerHead":
+                model.decode_head.training = True  # fuses the enlarged maps, as the reference does
         coarse = np.random.default_rng(0).integers(0, 255, (height // 32, width // 32, 3), np.uint8)
         rough = torch.from_numpy(coarse).permute(2, 0, 1)[None].float()
         smooth = torch.nn.functional.interpolate(rough, (height, width), mode="bicubic").clamp(0, 255)

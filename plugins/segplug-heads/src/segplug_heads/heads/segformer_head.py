@@ -6,10 +6,12 @@ SegFormer: Simple and Efficient Design for Semantic Segmentation with Transforme
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
@@ -45,10 +47,16 @@ class SegformerHead(DecodeHead):
         self.fusion_conv = ConvModule(self.channels * len(self.convs), self.channels, 1, norm_cfg=self.norm_cfg)
 
     def forward_feature(self, features: Features) -> Tensor:
-        maps = self.select(features)
-        size = maps[0].shape[2:]
-        resized = [
-            resize(conv(x), size, mode=self.interpolate_mode, align_corners=self.align_corners)
-            for conv, x in zip(self.convs, maps, strict=True)
-        ]
-        return self.fusion_conv(torch.cat(resized, 1))
+        first, *others = [conv(x) for conv, x in zip(self.convs, self.select(features), strict=True)]
+        size = first.shape[2:]
+        resized = partial(resize, size=size, mode=self.interpolate_mode, align_corners=self.align_corners)
+        if self.training:
+            return self.fusion_conv(torch.cat([first, *map(resized, others)], 1))
+        # A 1x1 convolution commutes with interpolation, and costs a fraction at a map's own size.
+        conv, norm, activate = self.fusion_conv.conv, self.fusion_conv.norm, self.fusion_conv.activate
+        weight, *weights = conv.weight.split(self.channels, 1)  # type: ignore[operator]
+        fused = F.conv2d(first, weight, conv.bias)  # type: ignore[arg-type]
+        for x, weight in zip(others, weights, strict=True):
+            fused = fused + resized(F.conv2d(x, weight))
+        fused = fused if norm is None else norm(fused)
+        return fused if activate is None else activate(fused)
