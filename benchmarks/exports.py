@@ -28,8 +28,9 @@ FORMATS = ("onnx", "openvino", "torchexport", "torchscript", "executorch", "aoti
 PAGE = ROOT / "docs" / "export-formats.md"
 HEAD = """# Families and formats
 
-Which formats can hold a model of each family. Written by `python benchmarks/exports.py`, with {versions}: one
-small model of each family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pixels.
+Which formats can hold a model of each family. Written by `python benchmarks/exports.py`: one small model of each
+family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pixels, with
+{versions}.
 
 **yes**: batch, height and width are dynamic, and the logits at three sizes and with batches of one to three are
 those of the model within 0.1 %. **fixed**: with fixed sizes only (`--dynamic none`). **no**: neither; the reason
@@ -139,7 +140,8 @@ def write_page(results: Path) -> None:
     formats = [kind for kind in FORMATS if any(key[1] == kind for key in rows)]
     versions = ", ".join(f"{name} {number}" for name, number in installed().items() if not name.startswith("seg"))
     lines = ["| " + " | ".join(cells) + " |" for cells in [["family", *formats], ["---"] * (len(formats) + 1)]]
-    for family in FAMILIES:
+    tried_families = [family for family in FAMILIES if any(key[0] == family for key in rows)]
+    for family in tried_families:
         cells = [rows.get((family, kind), {"result": "-"})["result"] for kind in formats]
         lines.append(f"| {family} | " + " | ".join(cells) + " |")
     counts = []
@@ -153,6 +155,8 @@ def write_page(results: Path) -> None:
         if row["result"] != "yes"
     ]
     parts = [HEAD.format(versions=versions) + "\n".join(lines), "\n".join(counts)]
+    if left := [family for family in FAMILIES if family not in tried_families]:
+        parts.append(f"Not run yet: {', '.join(left)}.")
     parts += ["## Reasons", "\n".join(reasons)] if reasons else []
     PAGE.write_text("\n\n".join(parts) + "\n", "utf-8")
 
