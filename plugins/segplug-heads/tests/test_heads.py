@@ -116,6 +116,23 @@ def test_separable_aspp_without_a_fine_map() -> None:
     assert head(features).shape == (1, 3, 4, 4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"norm_cfg": {"type": "BN"}},
+        {"linear_projection": True, "align_corners": True},
+        {"interpolate_mode": "nearest", "norm_cfg": {"type": "BN"}, "act_cfg": None},
+    ],
+)
+def test_segformer_head_predicts_what_it_learns_with_each_map_at_its_own_size(arguments: dict) -> None:
+    head = SegformerHead(in_channels=[8, 16], in_index=[0, 1], channels=4, num_classes=3, **arguments).eval()
+    features = [torch.randn(2, 8, 12, 10), torch.randn(2, 16, 3, 5)]
+    fused = head.forward_feature(features)
+    head.training = True  # of the head alone: batch norms and dropout stay as they are
+    torch.testing.assert_close(fused, head.forward_feature(features))
+
+
 def test_segformer_head_chooses_several_maps_itself() -> None:
     with pytest.raises(TypeError, match="input_transform"):
         SegformerHead(in_channels=[8, 8], in_index=[0, 1], channels=4, num_classes=3, input_transform=None)  # type: ignore[misc]
