@@ -187,7 +187,7 @@ def test_an_image_too_small_for_the_model_is_named(tmp_path):
 
 class Wrapped(torch.nn.Module):
     def forward(self, images):
-        return {"out": images}
+        return {"aux": images}
 
 
 @pytest.mark.parametrize(("module", "said"), [(torch.nn.Conv2d(3, 5, 1), r"\(1, 5, 4, 4\)"), (Wrapped(), "dict")])

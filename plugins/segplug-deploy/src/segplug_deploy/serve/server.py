@@ -77,13 +77,13 @@ def uvicorn_server(app: Starlette, started: Callable[[], None] = lambda: None) -
         # An upload, and then its answer, may each take this long.
         timeout_graceful_shutdown=int(2 * app.state.service.limits.seconds) + 5,
     )
-    return _Server(config, started)
+    return _Server(config, app, started)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, app: Starlette, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._started, self.signal_number = started, 0
+        self._app, self._started, self.signal_number = app, started, 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -104,7 +104,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signal_number = sig
-        self.config.app.state.service.stopping = True  # type: ignore[union-attr]
+        self._app.state.service.stopping = True
         super().handle_exit(sig, frame)
 
 
