@@ -136,7 +136,8 @@ def command(
     overrides, given = split_overrides(inputs)
     models, given = leading_models(given)
     if not given:
-        raise click.UsageError("give an IMAGE to predict")
+        order = "models come first, then images"
+        raise click.UsageError(f"give an IMAGE to predict after {', '.join([model, *models])}: {order}")
     sources = collect_images(given)
     options: dict[str, Any] = {"exporter": exporter_spec(exporter), "trust": trust, "random_weights": random_weights}
     predictors = [Predictor(each, weights, device, overrides=overrides, **options) for each in [model, *models]]
