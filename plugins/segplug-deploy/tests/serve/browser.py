@@ -73,7 +73,7 @@ class Browser:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        while (answer := self._read(30)).get("id") != self._number:
+        while (answer := self._read(60)).get("id") != self._number:
             self.events.append(answer)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
@@ -98,7 +98,7 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 20) -> None:
+    def wait(self, condition: str, seconds: float = 60) -> None:
         """Wait until an expression is true."""
         deadline = time.monotonic() + seconds
         while not self.run(condition):

@@ -18,7 +18,7 @@ from torch import nn
 from toy_server import CLASSES, PALETTE, Brightness, brightness, png_of, stripes
 
 from segkernel import Predictor
-from segkernel.errors import UsageError
+from segkernel.errors import ExportError, UsageError
 from segkernel.interfaces.model import PixelClasses
 from segplug_deploy.outputs import PixelLabels
 from segplug_deploy.serve.encode import FORMATS
@@ -151,25 +151,33 @@ class Gated(Brightness):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.started.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         return super().forward(images)
 
 
-def test_a_full_queue_and_a_late_answer_are_refused_and_the_server_goes_on(client) -> None:
+def test_a_full_queue_is_refused_and_the_server_goes_on(client) -> None:
     gated = Gated()
-    server = client({"toy": brightness(model=gated)}, queue=1, seconds=0.3)
+    server = client({"toy": brightness(model=gated)}, queue=1)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(server.post, PREDICT, content=IMAGE)
-        assert gated.started.wait(10)
+        assert gated.started.wait(60)
         refused = server.post(PREDICT, content=IMAGE)
-        assert "1 requests are in progress" in message_of(refused, 429)
-        assert refused.headers["retry-after"] == "1"
-        assert "raise --timeout" in message_of(first.result(), 503)
-    gated.gate.set()
+        gated.gate.set()
+        assert first.result().status_code == 200
+    assert "1 requests are in progress" in message_of(refused, 429)
+    assert refused.headers["retry-after"] == "1"
     assert server.post(PREDICT, content=IMAGE).status_code == 200
     counted = server.get("/metrics").text
-    for status in (200, 429, 503):
-        assert f'segkernel_requests_total{{model="toy",status="{status}"}} 1\n' in counted
+    for status, count in ((200, 2), (429, 1)):
+        assert f'segkernel_requests_total{{model="toy",status="{status}"}} {count}\n' in counted
+
+
+def test_a_late_answer_is_refused(client) -> None:
+    gated = Gated()
+    server = client({"toy": brightness(model=gated)}, seconds=0.1)
+    assert "raise --timeout" in message_of(server.post(PREDICT, content=IMAGE), 503)
+    gated.gate.set()
+    assert server.get("/health").status_code == 200
 
 
 def test_an_image_that_the_model_cannot_compute_is_refused_and_others_of_its_batch_are_not(client) -> None:
@@ -185,7 +193,7 @@ def test_an_image_that_the_model_cannot_compute_is_refused_and_others_of_its_bat
     bad = png_of(np.full((6, 9, 3), 200, np.uint8))
     with ThreadPoolExecutor(4) as threads:
         first = threads.submit(server.post, PREDICT, content=IMAGE)
-        assert picky.started.wait(10)
+        assert picky.started.wait(60)
         others = [threads.submit(server.post, PREDICT, content=content) for content in (IMAGE, bad, IMAGE)]
         while waiting(server) < 3:
             time.sleep(0.01)
@@ -288,6 +296,21 @@ def test_a_model_that_returns_labels_is_served(client) -> None:
 
     answer = client({"toy": brightness(model=Whole())}).post(f"{PREDICT}?format=json", content=IMAGE).json()
     assert [each["pixels"] for each in answer["classes"]] == [18, 18, 18]
+
+
+def test_a_file_exported_for_one_size_is_served_with_a_warning(client, caplog) -> None:
+    class Fixed(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if images.shape[-2:] != (6, 9):
+                raise ExportError("takes images of 6 x 9")
+            return super().forward(images)
+
+    model = brightness(model=Fixed())
+    model.warm_up()
+    assert "toy: an image of 512 x 512 fails: takes images of 6 x 9" in caplog.text
+    server = client({"toy": model})
+    assert server.post(PREDICT, content=IMAGE).status_code == 200
+    assert "6 x 9" in message_of(server.post(PREDICT, content=png_of(stripes(7, 9))), 422)
 
 
 def test_models_with_other_inputs_or_outputs_are_refused() -> None:

@@ -24,7 +24,7 @@ class Recorder:
     def __call__(self, given: Sequence[int]) -> Sequence[Any]:
         self.batches.append(list(given))
         self.started.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         return [ValueError(value) if value < 0 else 2 * value for value in given]
 
 
@@ -36,7 +36,7 @@ def play(scenario: Any, **limits: float) -> tuple[Any, Recorder]:
             batcher = Batcher(recorder, executor, Limits(**limits))
             running = asyncio.create_task(batcher.run())
             try:
-                return await asyncio.wait_for(scenario(batcher, recorder), 10)
+                return await asyncio.wait_for(scenario(batcher, recorder), 60)
             finally:
                 recorder.gate.set()
                 running.cancel()

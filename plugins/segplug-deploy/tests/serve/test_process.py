@@ -43,7 +43,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     (tmp_path / "gated.yaml").write_text("model: {type: 'gated:Gated'}\n")
     (tmp_path / "gate").touch()
     call = "from segkernel.cli import main; main()"
-    arguments = ["serve", "gated.yaml", "--random-weights", "--port", "0", "--threads", "1"]
+    arguments = ["serve", "gated.yaml", "--random-weights", "--port", "0", "--threads", "1", "--timeout", "600"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
         [sys.executable, "-c", call, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
@@ -56,18 +56,18 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_signal_ends_the_process_after_it_has_answered_what_was_queued(process, tmp_path: Path) -> None:
     address = re.search(r"http://\S+", process.stdout.readline())[0]
     (tmp_path / "gate").unlink()
-    with ThreadPoolExecutor(5) as threads, httpx.Client(base_url=address, timeout=30) as client:
+    with ThreadPoolExecutor(5) as threads, httpx.Client(base_url=address, timeout=120) as client:
         requests = [threads.submit(client.post, "/models/gated/predict", content=IMAGE) for _ in range(5)]
         while 'in_progress{model="gated"} 5' not in client.get("/metrics").text:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while accepts(address):
             assert time.monotonic() < deadline
         assert not any(request.done() for request in requests)
         (tmp_path / "gate").touch()
         assert [request.result().status_code for request in requests] == [200] * 5
-    assert process.wait(10) == 128 + signal.SIGTERM
+    assert process.wait(120) == 128 + signal.SIGTERM
     assert process.stdout.read() == "stopped\n"
 
 
@@ -86,22 +86,28 @@ def accepts(address: str) -> bool:
 def address() -> Iterator[tuple[str, int]]:
     """A server with short deadlines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "PEER_SECONDS", 0.3)
+        patch.setattr(server, "PEER_SECONDS", 1)
         patch.setattr(server, "KEEP_ALIVE_SECONDS", 1)
         with running({"toy": brightness()}, seconds=0.5, megabytes=1) as found:
             yield found
 
 
 def works(address: tuple[str, int]) -> bool:
-    answer = httpx.post("http://{}:{}/models/toy/predict?format=json".format(*address), content=IMAGE)
-    return [each["pixels"] for each in answer.json()["classes"]] == [18, 18, 18]
+    """Whether the server labels an image; its short deadlines may end single requests on a busy machine."""
+    for _ in range(30):
+        with suppress(httpx.TransportError):
+            answer = httpx.post("http://{}:{}/models/toy/predict?format=json".format(*address), content=IMAGE)
+            if answer.status_code == 200:
+                return [each["pixels"] for each in answer.json()["classes"]] == [18, 18, 18]
+        time.sleep(0.2)
+    return False
 
 
 def exchange(address: tuple[str, int], data: bytes) -> bytes:
     """Send bytes, and return everything the server sends until it closes the connection."""
-    with socket.create_connection(address, 10) as connection:
+    answer = b""
+    with suppress(ConnectionError), socket.create_connection(address, 60) as connection:
         connection.sendall(data)
-        answer = b""
         while part := connection.recv(65536):
             answer += part
     return answer
@@ -117,11 +123,12 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize(("sent", "expected"), SLOW.values(), ids=SLOW)
-def test_a_client_that_stops_sending_is_closed(address, sent: bytes, expected: bytes) -> None:
-    answer = exchange(address, sent)
-    assert expected in answer
-    assert bool(answer) == bool(expected)
+def test_clients_that_stop_sending_are_closed(address) -> None:
+    with ThreadPoolExecutor(len(SLOW)) as threads:
+        answers = [*threads.map(lambda case: exchange(address, case[0]), SLOW.values())]
+    cases = zip(SLOW, answers, (expected for _, expected in SLOW.values()))
+    wrong = {name: got for name, got, want in cases if want not in got or bool(got) != bool(want)}
+    assert wrong == {}
     assert works(address)
 
 
@@ -137,23 +144,35 @@ BROKEN = {
 
 @pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
 def test_what_is_no_request_is_refused(address, sent: bytes) -> None:
-    with suppress(ConnectionError):  # closed while the client was still sending
-        assert exchange(address, sent).startswith(b"HTTP/1.1 400")
+    answer = exchange(address, sent)  # nothing, if it was closed while the client was still sending
+    assert not answer or answer.startswith(b"HTTP/1.1 400")
     assert works(address)
 
 
 def test_a_client_that_sends_on_and_on_is_told_the_limit_and_closed(address) -> None:
-    claimed = HEAD + b"Content-Length: 100000000000\r\n\r\n"
-    assert b"limit of 1 MB" in exchange(address, claimed + bytes(3_000_000))
+    with socket.create_connection(address, 60) as connection:
+        connection.sendall(HEAD + b"Content-Length: 100000000000\r\n\r\n")
+        answer = b""
+        while b"limit of 1 MB" not in answer:
+            part = connection.recv(65536)
+            assert part, answer
+            answer += part
+        with pytest.raises(ConnectionError):
+            send_on_and_on(connection, bytes(100_000))
     assert works(address)
+
+
+def send_on_and_on(connection: socket.socket, data: bytes) -> None:
+    while True:
+        connection.sendall(data)
 
 
 def test_a_client_that_leaves_frees_its_place(address) -> None:
     for _ in range(3):
         with socket.create_connection(address, 10) as connection:
             connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + IMAGE[:20])
-    deadline = time.monotonic() + 10
-    while 'in_progress{model="toy"} 0' not in httpx.get("http://{}:{}/metrics".format(*address)).text:
+    deadline = time.monotonic() + 60
+    while 'in_progress{model="toy"} 0' not in httpx.get("http://{}:{}/metrics".format(*address), timeout=60).text:
         assert time.monotonic() < deadline
 
 
@@ -161,21 +180,16 @@ def test_a_client_that_does_not_read_its_answers_is_closed(address) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(address)
-        connection.settimeout(10)
+        connection.settimeout(60)
         with pytest.raises(ConnectionError):
-            ask_on_and_on(connection)
+            send_on_and_on(connection, 1000 * b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
     assert works(address)
-
-
-def ask_on_and_on(connection: socket.socket) -> None:
-    while True:
-        connection.sendall(1000 * b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
 def test_a_flood_is_answered_completely_by_labels_or_a_refusal_and_the_server_goes_on() -> None:
     with running({"toy": brightness()}, queue=2) as found:
         url = "http://{}:{}/models/toy/predict?format=json".format(*found)
-        with ThreadPoolExecutor(30) as threads, httpx.Client() as client:
+        with ThreadPoolExecutor(30) as threads, httpx.Client(timeout=60) as client:
             answers = [*threads.map(lambda _: client.post(url, content=IMAGE), range(90))]
         assert {answer.status_code for answer in answers} == {200, 429}
         assert all(answer.json().keys() & {"classes", "error"} for answer in answers)

@@ -54,9 +54,9 @@ def running(models: Mapping[str, ServedModel], **limits: float) -> Iterator[tupl
     thread = threading.Thread(target=instance.run, args=([bound],), daemon=True)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield address
     finally:
         instance.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segkernel import Predictor
-from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.errors import SegKernelError, UsageError
 from segkernel.interfaces.model import PixelClasses
 from segkernel.labels import Labels
 from segkernel.sample import Sample
@@ -105,8 +105,8 @@ class ServedModel:
         """Predict a grey image, since first predictions take longer; a failure is a warning."""
         try:
             self._predictor(np.full((*size, 3), 128, np.uint8))
-        except DataError as error:  # for example a file exported for another size
-            log.warning("%s: an image of 512 x 512 fails: %s", self.name, error)
+        except SegKernelError as error:  # for example a file exported for another size
+            log.warning("%s: an image of %d x %d fails: %s", self.name, *size, error)
 
     def describe(self) -> dict[str, Any]:
         """Return name, classes and colours, as plain values."""
