@@ -49,7 +49,7 @@ def main(patterns: list[str]) -> None:
     first: dict[str, str] = {}
     for each in experiments():
         first.setdefault(each.name.rsplit("_", 2)[0], each.name)
-    for model, name in sorted(first.items(), key=lambda pair: costs[pair[1]][1] or 0):  # small models first
+    for model, name in sorted(first.items(), key=lambda pair: costs[pair[1]][1] or float("inf")):  # small first
         if any(fnmatch.fnmatch(model, pattern) for pattern in patterns) if patterns else model not in known:
             known[model] = round(latency(name))
             print(f"{model} {known[model]} ms", flush=True)
