@@ -21,6 +21,7 @@ from zoo_costs import FILE as COSTS
 from zoo_costs import experiments
 
 from segkernel.config import load_config
+from segkernel.inference import Preprocessor
 from segkernel.loading import make_model
 
 FILE = COSTS.with_name("zoo-latency.json")
@@ -31,10 +32,12 @@ LONG = 2.0
 
 def latency(name: str) -> float:
     """Return the milliseconds of a pass of a packaged experiment's model."""
-    model = make_model(load_config(name, [f"data.crop_size=[{SIZE},{SIZE}]"]), pretrained=False).eval()
+    config = load_config(name, [f"data.crop_size=[{SIZE},{SIZE}]"])
+    model = make_model(config, pretrained=False).eval()
+    channels = Preprocessor(**(config["data"].get("preprocess") or {})).mean.numel()
     with torch.inference_mode():
-        model(torch.rand(1, 3, SIZE // 4, SIZE // 4))
-        image, seconds = torch.rand(1, 3, SIZE, SIZE), []
+        model(torch.rand(1, channels, SIZE // 4, SIZE // 4))
+        image, seconds = torch.rand(1, channels, SIZE, SIZE), []
         while len(seconds) < (3 if max(seconds, default=0) < LONG else 1):
             start = time.process_time()
             model(image)
