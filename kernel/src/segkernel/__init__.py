@@ -48,4 +48,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *(name for name in globals() if name in PUBLIC_MODULES)]
+    return [*__all__, *(name for name in PUBLIC_MODULES if isinstance(globals().get(name), type(importlib)))]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +146,39 @@ def test_memory_errors_of_the_system_are_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def test_memory_errors_of_other_libraries_are_recognised():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+EXHAUSTED = """
+import resource, torch
+from segkernel.inference import Preprocessor
+from segkernel.sample import Batch, Targets
+from segkernel.testing.toys import ToySegmentor
+from segplug_training.cuda import CUDAEngine
+def batch(count, side):
+    images = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    return Batch(images, Targets({"seg": images[:, 0]}), [(side, side)] * count, [{}] * count)
+model, engine = ToySegmentor(), CUDAEngine("cpu", threads=1)
+engine.prepare_model(model, Preprocessor().train())
+engine.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
+engine.train_step([batch(1, 512)])
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + (150 << 20), resource.RLIM_INFINITY))
+loss = engine.train_step([batch(16, 512)])["loss"]
+print(engine.smaller_batches.parts, bool(loss.isfinite()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA")
+def test_a_step_that_exhausts_the_memory_of_the_process_is_repeated():
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # the stack of another thread may not fit
+    done = subprocess.run([sys.executable, "-c", EXHAUSTED], capture_output=True, text=True, check=False, env=alone)
+    parts, finite = done.stdout.split()
+    assert finite == "True", done.stderr
+    assert int(parts) > 1

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
-"""Out-of-memory messages of libraries other than torch."""
 _TOO_FEW = "Expected more than 1 value per channel"
 """torch's message when batch norm gets a single value per channel, as after global pooling of one image."""
 
@@ -144,6 +142,8 @@ def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
 
 
 def _try(runner: Runner, size: int) -> Trial:
+    from segplug_training.smaller_batches import is_out_of_memory
+
     batch = next(replace(runner.train_set, micro_batch=size, workers=0).train_batches())  # type: ignore[type-var, union-attr]
     try:
         runner.engine.train_step([batch])  # allocates the optimiser's state
@@ -152,7 +152,7 @@ def _try(runner: Runner, size: int) -> Trial:
         _wait(runner.engine.device)
         return Trial(size, True, time.perf_counter() - started)
     except (RuntimeError, MemoryError) as error:
-        if not _lacks_memory(error):
+        if not is_out_of_memory(error):
             raise
     # Tensors held by the frames of the error are released only here.
     for parameter in runner.model.parameters():
@@ -160,12 +160,6 @@ def _try(runner: Runner, size: int) -> Trial:
     gc.collect()
     _give_back(runner.engine.device)
     return Trial(size, False)
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    from segplug_training.smaller_batches import is_out_of_memory
-
-    return isinstance(error, MemoryError) or is_out_of_memory(error) or any(word in str(error) for word in _WORDS)
 
 
 def _wait(device: torch.device) -> None:

@@ -17,7 +17,10 @@ log = logging.getLogger("segkernel.memory")
 
 Step = Callable[[Sequence[Batch]], dict[str, Tensor]]
 
-_WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+_WORDS = (
+    *("out of memory", "can't allocate memory", "ALLOC_FAILED"),  # torch
+    *("bad_alloc", "Cannot allocate memory", "could not create"),  # C++, the system, oneDNN
+)
 
 
 class SmallerBatches:
@@ -46,7 +49,7 @@ class SmallerBatches:
             self.is_updating = False
             try:
                 return make([part for batch in batches for part in split(batch, self._parts_of(batch))])
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 more = self._more(batches)
                 if self.is_updating or more is None or not is_out_of_memory(error):
                     raise
@@ -81,8 +84,9 @@ _ADVICE = """several ranks cannot repeat a step
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is torch's out-of-memory error, of a GPU or of the system."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
+    """Whether an error says that memory ran out, of a GPU or of the system."""
+    known = (MemoryError, torch.cuda.OutOfMemoryError)
+    return isinstance(error, known) or any(words in str(error) for words in _WORDS)
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

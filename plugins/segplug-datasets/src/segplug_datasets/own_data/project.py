@@ -391,6 +391,11 @@ def _config(
         f"Written by seg-kernel init {source}: {project.facts.images} training images, {len(classes)} classes,\n"
         f"for {project.machine}. Every line may be changed; seg-kernel config show prints what the base adds."
     )
+    if options.model == STARTER:
+        head += (
+            "\nstarter's loss is cross-entropy and Dice, since cross-entropy alone may never predict a rare class; its"
+            "\nlearning rate falls to 0, so that the last weights need no averaging (EMA)."
+        )
     return render(sections, why, head)
 
 
