@@ -69,7 +69,7 @@ class ExportedSegmentor(Segmentor):
         try:
             values = self.run(given.contiguous())
         except Exception as error:  # runtimes have no common base class; a graph that is wrong at this size fails here
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             shape = tuple(images.shape)
             raise ExportError(f"{self.path}: does not run on images of shape {shape}: {reason}") from error
         return {name: value.to(images.device) for name, value in zip(self.outputs, values, strict=True)}
@@ -117,6 +117,11 @@ def stored_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
         return {PREFIX + key: json.dumps(value) for key, value in metadata.items()}
     except TypeError as error:
         raise ExportError(f"the metadata of an exported file must be plain values: {error}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def require(what: str, extra: str, *packages: str) -> None:

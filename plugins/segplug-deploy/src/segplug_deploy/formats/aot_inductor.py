@@ -16,7 +16,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import FormatExporter, conformance_exceptions
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_only, only_file
+from segplug_deploy.runtime import ExportedSegmentor, cpu_only, first_line, only_file
 
 
 def _missing_compiler() -> str | None:
@@ -69,7 +69,7 @@ class AOTInductorSegmentor(ExportedSegmentor):
                 module = torch._inductor.aoti_load_package(str(path))
             stored = module.get_metadata()
         except Exception as error:  # the reader can stop with any exception on a damaged archive
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ExportError(f"{path}: cannot be opened as a compiled program: {reason}") from error
         super().__init__(path, stored, place)
         self.module = module

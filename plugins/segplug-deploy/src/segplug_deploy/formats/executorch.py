@@ -15,7 +15,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import Dynamic, FormatExporter, conformance_exceptions
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_only, missing, only_file, require
+from segplug_deploy.runtime import ExportedSegmentor, cpu_only, first_line, missing, only_file, require
 
 METADATA = "segkernel_metadata"
 """Name of the method that returns the metadata, JSON as a tensor of bytes."""
@@ -82,7 +82,7 @@ class ExecuTorchSegmentor(ExportedSegmentor):
             method = program.load_method("forward")
             stored = json.loads(bytes(described.tolist()).decode())
         except Exception as error:  # a damaged file raises anything, and a missing method is None
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ExportError(f"{path}: cannot be opened as an ExecuTorch program: {reason}") from error
         super().__init__(path, stored, place)
         self.program, self.method = program, method  # the method uses the program's memory

@@ -14,7 +14,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import FormatExporter
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, only_file
+from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, first_line, only_file
 
 METADATA = "segkernel.json"
 """Name of the metadata's entry in the file."""
@@ -60,7 +60,7 @@ class TorchExportSegmentor(ExportedSegmentor):
                 module = program.module(check_guards=False)
             stored = json.loads(extra[METADATA] or "{}")
         except Exception as error:  # the reader can stop with any exception on a damaged archive
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ExportError(f"{path}: cannot be opened as a program of torch.export: {reason}") from error
         super().__init__(path, stored, place)
         self.module = module

@@ -14,7 +14,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import FormatExporter
 from segplug_deploy.formats.capture import quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, only_file
+from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, first_line, only_file
 
 METADATA = "segkernel.json"
 """Name of the metadata's entry in the file."""
@@ -55,7 +55,7 @@ class TorchScriptSegmentor(ExportedSegmentor):
                 module = torch.jit.load(str(path), map_location=place, _extra_files=extra)
             stored = json.loads(extra[METADATA] or "{}")
         except (RuntimeError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), "")
+            reason = first_line(error)
             raise ExportError(f"{path}: cannot be opened as TorchScript: {reason}") from error
         super().__init__(path, stored, place)
         self.module = module
