@@ -28,8 +28,10 @@ from segplug_heads.reference.find import (
     moment_entries,
     section_entries,
 )
+from segplug_heads.reference.troubleshooting import introduction, page_address, sections
 
 ROOT = Path(__file__).resolve().parents[1]
+TROUBLESHOOTING = "plugins/segplug-heads/src/segplug_heads/reference/troubleshooting.md"
 LOADED = re.compile(
     r"<(?:script|img|iframe)[^>]* src=[\"']?https?:|<link[^>]* rel=[\"']?(?:stylesheet|preconnect)[^>]*https?:"
 )
@@ -45,17 +47,28 @@ def repository_pages() -> dict[str, str]:
     names = {path: "seg-kernel" if path.name == "kernel" else path.name for path in packages}
     readmes = {f"{path.relative_to(ROOT)}/README.md": f"packages/{name}.md" for path, name in names.items()}
     others = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
-    others["plugins/segplug-heads/src/segplug_heads/reference/troubleshooting.md"] = "troubleshooting.md"
+    others[TROUBLESHOOTING] = "troubleshooting.md"
     return {**others, "examples/segplug-segformer/README.md": "tutorials/segformer-package.md", **readmes}
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that come from elsewhere in the repository."""
-    for source, address in repository_pages().items():
-        files.append(File.generated(config, address, content=(ROOT / source).read_text("utf-8")))
-    for address, content in {**reference_pages(), "zoo-table.md": zoo_table(), **notebooks()}.items():
-        files.append(File.generated(config, address, content=content))
+    """Add the pages that come from elsewhere in the repository or are generated."""
+    pages = {address: (ROOT / source).read_text("utf-8") for source, address in repository_pages().items()}
+    pages |= {**troubleshooting_pages(), **reference_pages(), "zoo-table.md": zoo_table(), **notebooks()}
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
     return files
+
+
+def troubleshooting_pages() -> dict[str, str]:
+    """Return a page for each section of troubleshooting.md, and one that lists them."""
+    folder = posixpath.relpath("docs/troubleshooting", posixpath.dirname(TROUBLESHOOTING))
+    links = "\n".join(f"- [{heading}]({folder}/{name}.md)" for name, (heading, _) in sections().items())
+    pages = {"troubleshooting.md": f"{introduction()}\n{links}\n"}
+    for name, (heading, text) in sections().items():
+        command = f"In a terminal: `seg-kernel explain {name}`."
+        pages[f"{page_address(name).removesuffix('/')}.md"] = f"# {heading}\n\n{text}\n\n{command}\n"
+    return pages
 
 
 def notebooks() -> dict[str, str]:
@@ -129,7 +142,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Map the links of a page; one to a file that is not part of the site becomes its text."""
     sources = {address: source for source, address in repository_pages().items()}
     address = page.file.src_uri
-    source = sources.get(address, f"docs/{address}")
+    source = TROUBLESHOOTING if address.startswith("troubleshooting/") else sources.get(address, f"docs/{address}")
     if address.startswith("zh/"):
         markdown = WRAPPED.sub("", markdown)
     return LINK.sub(lambda match: _mapped(match, source, address), markdown)

@@ -23,7 +23,7 @@ from segkernel.cli import cli
 from segkernel.config import load_config
 from segkernel.experiment import check
 from segplug_heads.reference.troubleshooting import PAGE as TROUBLESHOOTING
-from segplug_heads.reference.troubleshooting import sections
+from segplug_heads.reference.troubleshooting import page_address, sections
 
 DOCS = Path(__file__).parents[2] / "docs"
 MARK = re.compile(r"^<!-- starts with: ([\w ]+) -->$", re.MULTILINE)
@@ -113,8 +113,8 @@ def test_the_messages_of_the_page_exist() -> None:
     sources = "\n".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
     headings = re.findall(r"^## ([a-z…].*)$", TROUBLESHOOTING.read_text("utf-8"), re.MULTILINE)
     assert len(headings) > 10
-    topics = set(re.findall(r"help: seg-kernel explain ([a-z-]+)", sources))
+    topics = set(re.findall(r"help: seg-kernel explain ([a-z-]+) \(docs: (.+?)\)", sources))
     assert topics
-    assert topics <= sections().keys()
+    assert topics <= {(name, page_address(name)) for name in sections()}
     parts = {heading: [part for part in heading.split("…") if part.strip(" ,'")] for heading in headings}
     assert [heading for heading in headings if not all(part in sources for part in parts[heading])] == []

@@ -36,7 +36,7 @@ MESSAGES = {
 
 def test_messages_have_their_sections() -> None:
     assert {name: help_for(f"Error: {message}") for name, message in MESSAGES.items()} == {
-        name: name and f"help: seg-kernel explain {name}" for name in MESSAGES
+        name: name and f"help: seg-kernel explain {name} (docs: troubleshooting/{name}/)" for name in MESSAGES
     }
     assert help_for("out of memory") == "", "only messages, not names that are looked up"
 
@@ -45,7 +45,8 @@ def test_the_command_line_prints_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "my.yaml").write_text("optim: {batch_size: 8}\n", "utf-8")
     with pytest.raises(SystemExit, match="2"):
         main(["config", "check", str(tmp_path / "my.yaml"), "optim.bach_size=4"])
-    assert capsys.readouterr().err.endswith("\nhelp: seg-kernel explain no-such-key-in-the-config\n")
+    line = "help: seg-kernel explain no-such-key-in-the-config (docs: troubleshooting/no-such-key-in-the-config/)"
+    assert capsys.readouterr().err.endswith(f"\n{line}\n")
 
 
 @pytest.mark.parametrize("name", [*sections(), "troubleshooting"])

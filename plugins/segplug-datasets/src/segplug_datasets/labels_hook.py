@@ -190,7 +190,7 @@ def _report_not_found(classes: Sequence[str], metrics: Mapping[str, float], conf
     if names := [name for name in classes if metrics.get(f"IoU.{name}") == 0]:
         log.warning(
             "val: %s not found on any pixel (IoU 0). For a class that is rare: %s\n"
-            "    help: seg-kernel explain not-found-on-any-pixel",
+            "    help: seg-kernel explain not-found-on-any-pixel (docs: troubleshooting/not-found-on-any-pixel/)",
             ", ".join(names[:12]) + ", ..." * (len(names) > 12),
             "; ".join(_remedies(config)),
         )

@@ -65,7 +65,8 @@ class SmallerBatches:
             sizes = sorted({len(batch) // self._parts_of(batch) for batch in batches})
             log.warning(
                 "out of memory: micro-batches of %d samples from now on; the batch of a step stays the same\n"
-                "    set data.micro_batch=%d to start with it\n    help: seg-kernel explain out-of-memory",
+                "    set data.micro_batch=%d to start with it\n"
+                "    help: seg-kernel explain out-of-memory (docs: troubleshooting/out-of-memory/)",
                 *(sizes[-1], sizes[-1]),
             )
 
