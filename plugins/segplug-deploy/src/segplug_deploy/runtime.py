@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def stored_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class if it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def opening(path: Path, what: str) -> Iterator[None]:
+    """Turn exceptions inside the block into `ExportError`: readers raise anything on a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(f"{path}: cannot be opened as {what}: {first_line(error)}") from error
 
 
 def require(what: str, extra: str, *packages: str) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from segkernel.errors import ExportError
 from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import FormatExporter, conformance_exceptions
-from segplug_deploy.formats.capture import capture, quiet
+from segplug_deploy.formats.capture import TorchFileSegmentor, capture, quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_only, first_line, only_file
+from segplug_deploy.runtime import cpu_only
 
 
 def _missing_compiler() -> str | None:
@@ -52,28 +52,15 @@ class AOTInductorExporter(FormatExporter):
         return AOTInductorSegmentor(path, device)
 
 
-class AOTInductorSegmentor(ExportedSegmentor):
-    """Runs a file of `AOTInductorExporter`.
+class AOTInductorSegmentor(TorchFileSegmentor):
+    """Runs a file of `AOTInductorExporter` on the CPU."""
 
-    Args:
-        path: The file.
-        device: ``cpu``.
-    """
+    what = "a compiled program"
 
-    def __init__(self, path: str | Path, device: str | None = None) -> None:
-        path = only_file(Path(path))
-        place = cpu_only(device, path)
-        try:
-            # The reader unpacks a file of any suffix; its warning about it is suppressed.
-            with quiet():
-                module = torch._inductor.aoti_load_package(str(path))
-            stored = module.get_metadata()
-        except Exception as error:  # the reader can stop with any exception on a damaged archive
-            reason = first_line(error)
-            raise ExportError(f"{path}: cannot be opened as a compiled program: {reason}") from error
-        super().__init__(path, stored, place)
-        self.module = module
+    def place(self, device: str | None, path: Path) -> torch.device:
+        return cpu_only(device, path)
 
-    @torch.no_grad()
-    def run(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.module(images.to(self.device)))
+    def read(self, path: Path, device: torch.device) -> tuple[Any, Mapping[str, str]]:
+        # The reader unpacks a file of any suffix; its warning about it is suppressed.
+        module = torch._inductor.aoti_load_package(str(path))
+        return module, module.get_metadata()

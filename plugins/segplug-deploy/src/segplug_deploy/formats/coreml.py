@@ -16,7 +16,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import Dynamic, ExporterArguments, VerifiedExporter, conformance_exceptions
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import PREFIX, ExportedSegmentor, cpu_only, first_line, missing, require
+from segplug_deploy.runtime import PREFIX, ExportedSegmentor, cpu_only, missing, opening, require
 
 
 class CoreMLExporter(VerifiedExporter):
@@ -83,12 +83,9 @@ class CoreMLSegmentor(ExportedSegmentor):
         import coremltools
 
         place = cpu_only(device, path)
-        try:
+        with opening(path, "a Core ML package"):
             model: Any = coremltools.models.MLModel(str(path))
             stored = {key: text for key, text in model.user_defined_metadata.items() if key.startswith(PREFIX)}
-        except Exception as error:  # damaged packages raise anything
-            reason = first_line(error)
-            raise ExportError(f"{path}: cannot be opened as a Core ML package: {reason}") from error
         super().__init__(path, stored, place)
         self.model = model
 

@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from segkernel.errors import ExportError
 from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import Dynamic, FormatExporter, conformance_exceptions
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_only, first_line, missing, only_file, require
+from segplug_deploy.runtime import ExportedSegmentor, cpu_only, missing, only_file, opening, require
 
 METADATA = "segkernel_metadata"
 """Name of the method that returns the metadata, JSON as a tensor of bytes."""
@@ -76,14 +75,11 @@ class ExecuTorchSegmentor(ExportedSegmentor):
         from executorch.runtime import Runtime
 
         place = cpu_only(device, path)
-        try:
+        with opening(path, "an ExecuTorch program"):
             program = Runtime.get().load_program(path)
             described = program.load_method(METADATA).execute(())[0]
             method = program.load_method("forward")
             stored = json.loads(bytes(described.tolist()).decode())
-        except Exception as error:  # a damaged file raises anything, and a missing method is None
-            reason = first_line(error)
-            raise ExportError(f"{path}: cannot be opened as an ExecuTorch program: {reason}") from error
         super().__init__(path, stored, place)
         self.program, self.method = program, method  # the method uses the program's memory
 

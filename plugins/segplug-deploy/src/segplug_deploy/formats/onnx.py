@@ -22,7 +22,7 @@ from segplug_deploy.exporter import Dynamic, ExporterArguments, Precision, Verif
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
 from segplug_deploy.quantize import to_float16, to_int8
-from segplug_deploy.runtime import ExportedSegmentor, only_file, require
+from segplug_deploy.runtime import ExportedSegmentor, only_file, opening, require
 
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes; larger weights go into a second file, ``NAME.onnx.data``, which must stay next to the first."""
@@ -157,11 +157,8 @@ def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     settings = [{"device_id": chosen.index or 0} if name == PROVIDERS["cuda"] else {} for name in wanted]
-    try:
+    with opening(path, "an ONNX file"):
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
-    except Exception as error:  # onnxruntime's errors share no public base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"{path}: cannot be opened as an ONNX file: {reason}") from error
     if wanted[0] not in session.get_providers():  # onnxruntime only logs it, and takes the CPU
         raise ExportError(f"{path}: onnxruntime could not start {wanted[0]}, a library may be missing; try device: cpu")
     return session, chosen

@@ -17,7 +17,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import ExporterArguments, Precision, VerifiedExporter, conformance_exceptions
 from segplug_deploy.formats.onnx import require_onnx, write_onnx
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, first_line, missing, only_file, require
+from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, opening, missing, only_file, require
 
 LENGTH = struct.Struct("<Q")
 """A file is the length of the metadata, the metadata as JSON, and the engine as TensorRT serialises it."""
@@ -115,16 +115,13 @@ class TensorRTSegmentor(ExportedSegmentor):
         if place.type != "cuda":
             raise ExportError(f"{path}: a TensorRT engine runs on cuda, not on {device}")
         content = path.read_bytes()
-        try:
+        with opening(path, "a TensorRT engine"):
             (length,) = LENGTH.unpack_from(content)
             stored = json.loads(content[LENGTH.size : LENGTH.size + length])
             with torch.cuda.device(place):
                 runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
                 engine = runtime.deserialize_cuda_engine(content[LENGTH.size + length :])
                 context: Any = engine.create_execution_context()
-        except Exception as error:  # struct and json raise, and TensorRT returns None
-            reason = first_line(error)
-            raise ExportError(f"{path}: cannot be opened as a TensorRT engine: {reason}") from error
         super().__init__(path, stored, place)
         self.engine, self.context = engine, context
 
