@@ -109,8 +109,7 @@ class Predictor:
         self.transforms = sections.data.eval_transforms if transforms is None else transforms
         preprocessing = preprocess or sections.data.preprocess or meta.get("preprocess") or {}
         self.preprocessor = build(Preprocessor, preprocessing, path="preprocess", catalog=catalog)
-        views = test_cfg or sections.evaluate.test_cfg
-        self.test_cfg: TestConfig | None = views or getattr(self.model, "test_cfg", None)
+        self.test_cfg = test_cfg or sections.evaluate.test_cfg or getattr(self.model, "test_cfg", None)
         self.tta = tta
         self.reader: Any = _reader_in(data, catalog)
         self._engine = LocalEngine(str(device or _device_of(built, isinstance(model, nn.Module))))
@@ -157,10 +156,9 @@ class Predictor:
         if scores is not None:
             warn_renamed("the argument scores", "probabilities")
             probabilities = scores
-        single = Image | bytes | Mapping  # iterables that are not several inputs
-        if isinstance(inputs, Iterable) and not isinstance(inputs, single) and not self._is_pair(inputs):
-            return [self._predict_one(source, probabilities) for source in inputs]
-        return self._predict_one(inputs, probabilities)
+        if isinstance(inputs, Image | bytes | Mapping) or not isinstance(inputs, Iterable) or self._is_pair(inputs):
+            return self._predict_one(inputs, probabilities)
+        return [self._predict_one(source, probabilities) for source in inputs]
 
     def predict(
         self, pixels: np.ndarray | Sample, *, name: str = "image", path: Any = None, probabilities: bool = False

@@ -42,6 +42,10 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", help
 TRUST = click.option("--trust", is_flag=True, help="Let the config inside the file run code and name files.")
 """For every command that opens a checkpoint or an exported file."""
 
+DEVICE = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")
+RANDOM_WEIGHTS = click.option("--random-weights", is_flag=True, help="Allow a config without weights: a random model.")
+"""For every command that opens a model."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with one of the documented codes."""

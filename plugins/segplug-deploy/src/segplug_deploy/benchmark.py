@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from segkernel.cli import SIZE, TRUST
+from segkernel.cli import DEVICE, SIZE, TRUST
 from segkernel.errors import SegKernelError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ COLUMNS = {"model": "", "batch": "d", "p50 ms": ".1f", "p90 ms": ".1f", "p99 ms"
 @click.option("--repeats", type=click.IntRange(1), default=30, help="Passes at most for each batch size. [default: 30]")
 @click.option("--seconds", type=click.FloatRange(0), default=10.0, help="Time at most for each. [default: 10]")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU. [default: torch's]")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1. [default: the best]")
+@DEVICE
 @click.option(
     "--exporter", metavar="SPEC", help="For exported files, such as '{type: ONNXExporter, providers: [...]}'."
 )

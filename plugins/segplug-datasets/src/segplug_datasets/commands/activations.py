@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from segkernel.cli import TRUST
+from segkernel.cli import DEVICE, RANDOM_WEIGHTS, TRUST
 from segplug_datasets.commands.target import split_overrides
 
 
@@ -27,9 +27,9 @@ from segplug_datasets.commands.target import split_overrides
 @click.option("--channels", type=click.IntRange(1, 256), default=16, show_default=True, help="Maps in a picture.")
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Opacity of the colours.")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
-@click.option("--random-weights", is_flag=True, help="Allow a config without weights.")
+@RANDOM_WEIGHTS
 @click.option("--out", default="activations", show_default=True, metavar="DIR", help="Output folder.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")
+@DEVICE
 @TRUST
 def command(
     model: str,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from segkernel.cli import TRUST
+from segkernel.cli import DEVICE, RANDOM_WEIGHTS, TRUST
 from segplug_datasets.commands.target import exporter_spec, split_overrides, tta_of
 
 MODEL_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".pt2", ".xml", ".ts", ".engine", ".pte")
@@ -59,9 +59,7 @@ class Command(click.Command):
 )
 @click.option("--second", "seconds", multiple=True, metavar="IMAGE", help="Second images, for models that compare two.")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
-@click.option(
-    "--random-weights", is_flag=True, help="Predict with a randomly initialised model if there are no weights."
-)
+@RANDOM_WEIGHTS
 @click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Output folder.")
 @click.option("--format", "kinds", metavar="NAME,...", help=FORMAT_HELP)
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Opacity of the colours.")
@@ -69,7 +67,7 @@ class Command(click.Command):
 @click.option("--scales", metavar="A,B,...", help="With --tta, or alone: these scales.")
 @click.option("--flip/--no-flip", default=None, help="With --tta or --scales: whether mirrored images are averaged.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images of one size at once.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")
+@DEVICE
 @click.option("--exporter", metavar="SPEC", help="Loads an exported MODEL: a name, or '{type: NAME, argument: value}'.")
 @click.option(
     "--smoothing",

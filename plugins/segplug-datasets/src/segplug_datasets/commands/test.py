@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkernel.cli import TRUST
+from segkernel.cli import DEVICE, TRUST
 from segkernel.errors import UsageError
 from segplug_datasets.commands.target import exporter_spec, split_overrides, tta_of
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Opacity of the colours.")
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")
+@DEVICE
 @click.option("--exporter", metavar="SPEC", help="Loads an exported file: a name, or '{type: NAME, argument: value}'.")
 @click.option("--format-only", is_flag=True, help="Only predict, without metrics: for a set without annotations.")
 @TRUST

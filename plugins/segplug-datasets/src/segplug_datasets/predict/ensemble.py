@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkernel.errors import UsageError
-from segkernel.labels import Color, Labels
+from segplug_datasets.labelled import Named
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segkernel.sample import Prediction, Sample
 
 
-class Ensemble:
+class Ensemble(Named):
     """Predicts with several models: probabilities at the image's size are averaged, then decoded.
 
     Each model has its own transforms and preprocessing; images are read as the first model reads them.
@@ -44,23 +44,8 @@ class Ensemble:
                 raise UsageError(f"model {number} of the ensemble has the output {other.model.outputs}, not {mine}")
         if not first.model.outputs["seg"].classes:
             raise UsageError("an ensemble averages probabilities, but the models predict other values")
-        self.predictors = list(predictors)
+        self.predictors, self.labels = list(predictors), first.labels
         self.model, self.reader = _Main(first.model.outputs["seg"]), first.reader
-
-    @property
-    def labels(self) -> Labels:
-        """Classes and colours."""
-        return self.predictors[0].labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     @property
     def device(self) -> torch.device:

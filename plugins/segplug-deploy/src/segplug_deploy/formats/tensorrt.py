@@ -17,7 +17,7 @@ from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import ExporterArguments, Precision, VerifiedExporter, conformance_exceptions
 from segplug_deploy.formats.onnx import require_onnx, write_onnx
 from segplug_deploy.graph import Graph
-from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, opening, missing, only_file, require
+from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, missing, only_file, opening, require
 
 LENGTH = struct.Struct("<Q")
 """A file is the length of the metadata, the metadata as JSON, and the engine as TensorRT serialises it."""

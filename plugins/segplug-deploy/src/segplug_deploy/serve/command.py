@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from segkernel.cli import TRUST
+from segkernel.cli import DEVICE, RANDOM_WEIGHTS, TRUST
 
 
 @click.command("serve")
@@ -17,7 +17,7 @@ from segkernel.cli import TRUST
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all networks.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")
+@DEVICE
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch. [default: one per core]")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images computed together.")
 @click.option(
@@ -51,7 +51,7 @@ from segkernel.cli import TRUST
     show_default=True,
     help="Largest image, and largest batch.",
 )
-@click.option("--random-weights", is_flag=True, help="Serve a randomly initialised model if there are no weights.")
+@RANDOM_WEIGHTS
 @TRUST
 def command(
     models: tuple[str, ...],

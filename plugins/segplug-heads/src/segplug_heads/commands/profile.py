@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkernel.cli import OVERRIDES, SIZE, TRUST, table
+from segkernel.cli import DEVICE, OVERRIDES, SIZE, TRUST, table
 from segkernel.errors import UsageError, suggest
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 @click.option("--depth", type=click.IntRange(0), default=2, show_default=True, help="Levels of the tree.")
 @click.option("--part", metavar="NAME", default="", help="Only the tree below this module, such as backbone.layer3.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed passes.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")
+@DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, all levels.")
 @TRUST
 def command(
