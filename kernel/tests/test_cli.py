@@ -218,8 +218,9 @@ def test_the_docs_name_every_group_hook_variable_and_error(name: str) -> None:
 
 
 def test_a_run_says_what_the_config_sets_before_it_builds_anything(tmp_path, monkeypatch):
-    (tmp_path / "x.yaml").write_text("data: {num_classes: 3, task: null}\nschedule: {iterations: 7}\nhooks: []\n")
+    (tmp_path / "x.yaml").write_text("data: {num_classes: 3, task: null, val: {type: T}}\nschedule: {iterations: 7}\n")
     pytest.importorskip("torch")
     monkeypatch.setattr("segkernel.experiment.run", lambda config, **_: SimpleNamespace(is_main=False))
     done = CliRunner().invoke(run.command, [str(tmp_path / "x.yaml")])
-    assert done.output == f"loading {tmp_path / 'x.yaml'}: num_classes 3, iterations 7\n"
+    facts = "num_classes 3, val T, iterations 7"
+    assert done.output == f"loading {tmp_path / 'x.yaml'}: {facts}\nfiles go to work_dirs/x\n"

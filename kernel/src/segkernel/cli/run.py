@@ -16,11 +16,7 @@ from segkernel.config import load_config
 @OVERRIDES
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
 @click.option(
-    "--resume",
-    is_flag=False,
-    flag_value="latest",
-    metavar="[CHECKPOINT]",
-    help="Resume from a checkpoint, or from the latest of this run.",
+    "--resume", is_flag=False, flag_value="latest", metavar="[CHECKPOINT]", help="Resume from it, or from the latest."
 )
 @click.option("--amp", is_flag=True, help="Automatic mixed precision (engine.amp=true).")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the config's, or the best available]")
@@ -45,8 +41,11 @@ def command(
         overrides, resume = (*overrides, resume), "latest"
     changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
     loaded = load_config(config, changes)
-    facts = [f"{k} {n}" for part in loaded.values() if hasattr(part, "get") for k, n in part.items() if type(n) is int]
-    click.echo(f"loading {config}: {', '.join(facts)}", err=True)  # importing torch and listing files takes seconds
+    # What the config says is shown at once: importing torch and listing files takes seconds.
+    entries = [entry for part in loaded.values() if hasattr(part, "items") for entry in part.items()]
+    named = [(k, v.get("type") if hasattr(v, "items") else v if type(v) is int else None) for k, v in entries]
+    click.echo(f"loading {config}: {', '.join(f'{k} {v}' for k, v in named if v is not None)}", err=True)
+    click.echo(f"files go to {work_dir or loaded.get('work_dir') or f'work_dirs/{loaded.name}'}", err=True)
     from segkernel.experiment import run
 
     runner = run(loaded, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
