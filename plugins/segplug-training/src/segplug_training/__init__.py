@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from segplug_training.tensorboard import TensorBoardHook as TensorBoardHook
     from segplug_training.trackers import MLflowHook as MLflowHook
     from segplug_training.trackers import WandbHook as WandbHook
+    from segplug_training.workers import WorkersHook as WorkersHook
 # isort: on
 
 _HOMES = {
@@ -104,6 +105,7 @@ _HOMES = {
     "StepMomentum": ".momentum",
     "TensorBoardHook": ".tensorboard",
     "WandbHook": ".trackers",
+    "WorkersHook": ".workers",
 }
 # Here they end.
 
