@@ -407,8 +407,21 @@ def third_party(session: nox.Session) -> None:
         shutil.copytree(folder, outside / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
     built = build([outside / folder.name for folder in third_party_folders()], outside / "wheels")
     install_wheels(session, {**wheels(), **built})
+    test_new_plugin(session, outside / "segplug-everything")
     own = [str(folder / "tests") for folder in third_party_folders() if (folder / "tests").is_dir()]
     pytest(session, *PARALLEL, *own, "tests/test_third_party.py")
+
+
+def test_new_plugin(session: nox.Session, folder: Path) -> None:
+    """Write a package of all kinds, install it, and run the workflow that its authors get, in this environment."""
+    session.run("seg-kernel", "new-plugin", folder.name, "--kind", "all", "--out", str(folder), silent=True)
+    session.install("-q", "--no-deps", "--no-build-isolation", str(folder))
+    report = folder / "report.xml"
+    workflow = ("-f", str(folder / "noxfile.py"), "--no-venv", "--no-install", "-s", "tests(newest)")
+    try:
+        session.run(sys.executable, "-m", "nox", *workflow, "--", "-q", f"--junitxml={report}", external=True)
+    finally:
+        note_outcomes(report)
 
 
 def third_party_folders() -> list[Path]:
