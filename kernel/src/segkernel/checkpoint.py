@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from segkernel.building import check
 from segkernel.catalog import Catalog
@@ -119,8 +118,8 @@ def load(path: str | Path) -> dict[str, Any]:
         path: A file, or a name or an address that a weight format locates.
 
     Returns:
-        The file's entries, tensors on the CPU, with at least ``state_dict`` (name -> tensor, without ``module.``
-        prefixes), ``meta`` (``classes`` and ``palette`` by these names if the file has them) and ``path``.
+        The file's entries, tensors on the CPU, with at least ``state_dict`` (name -> tensor), ``meta`` (``classes``
+        and ``palette`` by these names if the file has them) and ``path``.
 
     Raises:
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
@@ -134,6 +133,8 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
     if "shards" in content:  # the name of a folder, where several processes have written the tensors
         content = Catalog.current().load(FORMATS, "ShardedCheckpoint")().read(path)
+    for _, other in Catalog.current().load_all(FORMATS) if "position" not in content else ():  # not of our runs
+        content = other().arrange(content)
     found = content.get("meta")
     meta = dict(found) if isinstance(found, Mapping) else {}
     rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
@@ -221,19 +222,12 @@ def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds no weights; its keys are {keys}")
     if hasattr(weights, "_metadata"):
         tensors._metadata = weights._metadata  # type: ignore[attr-defined]  # versions of the layers' layouts
-    if all(name.startswith("module.") for name in tensors):
-        consume_prefix_in_state_dict_if_present(tensors, "module.")
     return tensors
 
 
 def _classes_in(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return classes and palette under one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters.
-
-    An invalid list is left out with a warning, as the weights are still usable.
-    """
-    inner = meta.get("dataset_meta")
-    known = {**inner, **meta} if isinstance(inner, Mapping) else meta
-    found = {key: known.get(key, known.get(key.upper())) for key in ("classes", "palette")}
+    """Return classes and palette; an invalid list is left out with a warning, as the weights are still usable."""
+    found = {key: meta.get(key) for key in ("classes", "palette")}
     for key, value in found.items():
         if problems := check(Metadata, {key: value}):
             log.warning("%s: ignored its %s: %s", path, key, problems[0].message)

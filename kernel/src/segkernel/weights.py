@@ -182,7 +182,12 @@ def _refusal(report: LoadReport, classes: Sequence[str] | None) -> CheckpointErr
     lines = ["the weights do not fit the model", *report.misfits()]
     if classes:
         lines.append(f"    the file was trained on {len(classes)} classes: {_some(tuple(classes))}")
-    return CheckpointError("\n".join([*lines, "    use the config of these weights, or fine-tune with load_from"]))
+    return CheckpointError(
+        "\n".join([*lines, "    use the config of these weights, or fine-tune with load_from", _CHECK])
+    )
+
+
+_CHECK = "    all differences and probable renames: seg-kernel convert FILE CONFIG --check"
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:

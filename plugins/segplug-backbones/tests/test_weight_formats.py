@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from segkernel import checkpoint
 from segkernel.nn import fit_shapes
-from segkernel.weights import convert, load_weights
+from segkernel.weights import convert, load_into, load_weights
 from segplug_backbones import (
     MAE,
     BEiT,
@@ -115,6 +115,20 @@ def test_a_vit_of_timm(prefix: str) -> None:
     w = random_like(timm_shapes())
     model = converted(vit(), {prefix + name: value for name, value in w.items()}, "TimmViT")
     torch.testing.assert_close(model(images())[-1], timm_vit(w, images()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_whole_model_with_the_backbone_of_timm() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.decode_head = vit(), nn.Linear(WIDTH, 3)
+
+    w = {name: value for name, value in random_like(timm_shapes()).items() if not name.startswith("head")}
+    head = {f"decode_head.{name}": value for name, value in nn.Linear(WIDTH, 3).state_dict().items()}
+    model, source = Model(), {"state_dict": {f"backbone.{name}": value for name, value in w.items()} | head}
+    _, report = load_into(model, {**source, "meta": {}, "path": "a.pth"}, "strict")
+    assert report.format == "WholeModelBackbone"
+    torch.testing.assert_close(model.backbone.eval()(images())[-1], timm_vit(w, images()), rtol=1e-4, atol=1e-5)
 
 
 def test_position_embeddings_of_another_size_are_resampled() -> None:

@@ -363,6 +363,11 @@ class WeightFormat:
         entries of a checkpoint, on the CPU. Never runs code from it; raises `CheckpointError` if it is damaged."""
         raise NotImplementedError
 
+    def arrange(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the entries of a checkpoint of another tool, with its weights in ``state_dict`` and its classes in
+        ``meta``; any other content unchanged. Called for files of every format."""
+        return content
+
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
         """Tell whether weights with these names are of this format and for such a ``module``."""
         return False

@@ -114,6 +114,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.vit import JaxViT as JaxViT
     from segplug_backbones.weight_formats.vit import MMPretrainViT as MMPretrainViT
     from segplug_backbones.weight_formats.vit import TimmViT as TimmViT
+    from segplug_backbones.weight_formats.whole_model import WholeModelBackbone as WholeModelBackbone
 # isort: on
 
 _HOMES = {
@@ -186,6 +187,7 @@ _HOMES = {
     "UNet": ".unet",
     "VGG": ".vgg",
     "VisionTransformer": ".vit",
+    "WholeModelBackbone": ".weight_formats.whole_model",
     "hrnet_w18": ".hrnet",
     "hrnet_w18_small": ".hrnet",
     "hrnet_w32": ".hrnet",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from segkernel.checkpoint import LOADING
 from segkernel.errors import CheckpointError
 from segkernel.interfaces.model import WeightFormat
+from segplug_backbones.weight_formats.inert import ARRAYS, Dictionary, Dropped, stand_ins, to_plain
 
 
 class NumpyArchive(WeightFormat):
@@ -30,14 +32,14 @@ class NumpyArchive(WeightFormat):
 
 
 class DetectronPickle(WeightFormat):
-    """The pickles of Detectron and Detectron2: arrays and plain values. What asks for anything else is refused."""
+    """Pickles of arrays, tensors and plain values, such as Detectron's weights. Anything else in one is refused."""
 
     suffixes: ClassVar = (".pkl",)
 
     def read(self, path: Path) -> Any:
         try:
             with open(path, "rb") as file:
-                content = _ArrayUnpickler(file, encoding="latin1").load()
+                content = to_plain(_ArrayUnpickler(file, encoding="latin1").load())
         except _Refused as error:
             raise CheckpointError(
                 f"{path}: refused: it asks for {str(error)!r}, which is code and not weights; nothing in it was run"
@@ -47,14 +49,9 @@ class DetectronPickle(WeightFormat):
         for key in ("model", "blobs"):
             inner = content.get(key) if isinstance(content, Mapping) else None
             content = inner if isinstance(inner, Mapping) else content
-        if not isinstance(content, Mapping):
+        if not isinstance(content, Mapping):  # results of a test, for `seg-kernel compare`
             return content
-        arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
-        return {
-            name: torch.from_numpy(np.ascontiguousarray(value))
-            for name, value in arrays.items()
-            if value.dtype != object
-        }
+        return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 class Safetensors(WeightFormat):
@@ -81,11 +78,37 @@ class _Refused(pickle.UnpicklingError):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Refuses every class and function but those that arrays are made of, before it is even imported."""
-
-    ALLOWED = re.compile(r"numpy\.(_?core\.multiarray\.(_reconstruct|scalar)|ndarray|dtype)|_codecs\.encode")
+    """Gives stand-ins for what arrays and tensors are made of, and refuses every other class and function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if not self.ALLOWED.fullmatch(f"{module}.{name}"):
+        found = _STAND_INS.get(f"{module}.{name}")
+        if found is None:
             raise _Refused(f"{module}.{name}")
-        return super().find_class(module, name)
+        return found
+
+
+class _Storage(Dropped):
+    """``torch.storage._load_from_bytes``: the numbers of a tensor, which torch reads without running code."""
+
+    def __new__(cls, *arguments: Any, **more: Any) -> Any:
+        with LOADING:
+            return torch.load(io.BytesIO(arguments[0]), map_location="cpu", weights_only=True)
+
+
+class _Tensor(Dropped):
+    """``torch._utils._rebuild_tensor_v2``; torch refuses a size beyond the storage."""
+
+    def __new__(cls, *arguments: Any, **more: Any) -> Any:
+        storage, offset, size, stride = arguments[:4]
+        values = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, size, stride)
+        return values.clone() if values.numel() <= len(storage) else values.new_empty(0)
+
+
+_STAND_INS = stand_ins(
+    ARRAYS
+    | {
+        "collections.OrderedDict": Dictionary,
+        "torch._utils._rebuild_tensor_v2": _Tensor,
+        "torch.storage._load_from_bytes": _Storage,
+    }
+)

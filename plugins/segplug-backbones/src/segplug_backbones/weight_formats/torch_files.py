@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +14,12 @@ import torch
 from segkernel.checkpoint import LOADING, SUFFIXES, read_torch
 from segkernel.errors import CheckpointError
 from segkernel.interfaces.model import WeightFormat
+from segplug_backbones.weight_formats.inert import OBJECTS, stand_ins, to_plain
+from segplug_backbones.weight_formats.layouts import arrange
 
 
 class TorchCheckpoint(WeightFormat):
-    """Checkpoints of MMSegmentation and mmengine, without their message histories and NumPy values."""
+    """Checkpoints of MMSegmentation, mmengine and others, without message histories and other objects."""
 
     suffixes: ClassVar = SUFFIXES
 
@@ -26,71 +28,32 @@ class TorchCheckpoint(WeightFormat):
             wrong = _other_kind(path)
             if not wrong:
                 with LOADING, _stand_ins():
-                    return _without_dropped(read_torch(path))
+                    return to_plain(read_torch(path))
         except Exception as error:  # a damaged file can make the unpickler fail in any way
             raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
         raise CheckpointError(f"{path}: is {wrong}")
 
-
-class _Dropped:
-    """Replaces a class or function that a file refers to: accepts any arguments and state, and discards them."""
-
-    def __new__(cls, *arguments: Any, **more: Any) -> _Dropped:
-        return object.__new__(cls)
-
-    def __init__(self, *arguments: Any, **more: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
+    def arrange(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        return arrange(content)
 
 
-_NUMPY_TYPES = ("Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float16", "Float32")
-_STAND_INS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",  # by which a pickled HistoryBuffer refers to its methods
-    "_codecs.encode",
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
-    *(f"numpy.dtypes.{name}DType" for name in (*_NUMPY_TYPES, "Float64", "Str", "Object")),
-)
-
-
-def _stand_in(path: str) -> type[_Dropped]:
-    module, name = path.rsplit(".", 1)
-    return type(name, (_Dropped,), {"__module__": module, "__qualname__": name})
-
-
-_DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
+_STAND_INS: list[Any] = list(stand_ins(OBJECTS).values())
 
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
     """Let torch unpickle the stand-ins in place of the classes they are named after; process-wide: hold `LOADING`."""
     if hasattr(torch.serialization, "safe_globals"):  # since torch 2.5
-        with torch.serialization.safe_globals(_DROPPED):
+        with torch.serialization.safe_globals(_STAND_INS):
             yield
         return
     before = list(torch.serialization.get_safe_globals())  # torch 2.4 returns its internal list, which it extends
-    torch.serialization.add_safe_globals(_DROPPED)
+    torch.serialization.add_safe_globals(_STAND_INS)
     try:
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-
-
-def _without_dropped(value: Any) -> Any:
-    """Remove all entries that are stand-ins; a state dict keeps its ``_metadata``."""
-    if isinstance(value, dict):
-        for key in [key for key, entry in value.items() if isinstance(entry, _Dropped) or isinstance(key, _Dropped)]:
-            del value[key]
-        for key, entry in value.items():
-            value[key] = _without_dropped(entry)
-        return value
-    if type(value) in (list, tuple):
-        return type(value)(_without_dropped(entry) for entry in value if not isinstance(entry, _Dropped))
-    return value
 
 
 def _other_kind(path: Path) -> str:
