@@ -158,6 +158,16 @@ def test_collate_pads_to_the_largest_and_remembers_the_sizes() -> None:
     assert batch.targets["seg"][1, 0].tolist() == [1, 1, 1, 255, 255, 255]
 
 
+@pytest.mark.parametrize("bands", [1, 4, 130])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_collate_takes_any_number_of_bands(bands: int, dtype: type) -> None:
+    sizes = (4, 6), (5, 3)
+    images = [np.arange(h * w * bands).reshape(h, w, bands).astype(dtype)[:, ::-1] for h, w in sizes]
+    batch = collate([Sample(image=image) for image in images])
+    for (height, width), image, planes in zip(sizes, images, batch.images):
+        assert np.array_equal(planes[:, :height, :width].permute(1, 2, 0), image)
+
+
 def test_collate_refuses_different_channels_or_fields(sample: Sample) -> None:
     grey = Sample(image=np.zeros((4, 4, 1), np.uint8), meta={"path": "grey.png"})
     with pytest.raises(DataError, match=r"grey\.png: .*1 channels uint8 .* and 3 channels"):

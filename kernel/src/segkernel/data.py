@@ -225,7 +225,7 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
     def read_another() -> Sample:
         return _read(dataset, int(rng.integers(len(dataset))))
 
-    seed_everything(int(rng.integers(2**32)))  # for third-party transforms, which may draw from the global generators
+    seed_everything(int(rng.integers(2**32)), devices=False)  # third-party transforms may draw from global generators
     for _ in range(TRIES):
         try:
             sample = apply_transforms(transforms, _read(dataset, index), rng, read_another)
@@ -248,7 +248,7 @@ def _evaluation_sample(
     try:
         sample = _read(dataset, index)
         truth = as_targets(sample)
-        seed_everything(int(rng.integers(2**32)))
+        seed_everything(int(rng.integers(2**32)), devices=False)
         return apply_eval_transforms(transforms, sample, rng), truth
     except (DataError, OSError) as error:
         return error

@@ -12,13 +12,13 @@ import torch
 from segkernel.errors import UsageError
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators."""
+def seed_everything(seed: int, devices: bool = True) -> None:
+    """Seed the global generators of Python, numpy and torch, of the CPU only (much faster) without ``devices``."""
     if seed < 0:
         raise UsageError(f"seed {seed}: must be 0 or more")
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
 
 
 def random_state() -> dict[str, Any]:
@@ -26,7 +26,7 @@ def random_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": [kind, [int(key) for key in keys], *rest],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }

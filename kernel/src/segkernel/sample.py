@@ -257,19 +257,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     import torch
 
     first = samples[0]
-    height, width = (max(sample.size[axis] for sample in samples) for axis in (0, 1))
-    for sample in samples:
-        if _kind(sample) != _kind(first):
-            raise DataError(f"one batch cannot hold {_kind(sample)} and {_kind(first)}", sample.meta.get("path"))
-    images = np.zeros((len(samples), *first.image.shape[2:], height, width), first.image.dtype)
+    size = max(sample.size[0] for sample in samples), max(sample.size[1] for sample in samples)
+    if len(kinds := {_kind(sample): sample.meta.get("path") for sample in samples}) > 1:
+        raise DataError(f"one batch cannot hold {' and '.join(reversed(kinds))}", [*kinds.values()][-1])
+    images = np.zeros((len(samples), *first.image.shape[2:], *size), first.image.dtype)
     for planes, pixels in zip(images, (sample.image for sample in samples)):
-        fast = pixels.dtype.name in OPENCV_DTYPES  # OpenCV takes a fraction of the time
-        for plane, channel in zip(planes, opencv().split(pixels) if fast else np.moveaxis(pixels, 2, 0)):
-            plane[: pixels.shape[0], : pixels.shape[1]] = channel
-    targets = {name: first[name].stack([s.fields[name] for s in samples], (height, width)) for name in first}
+        window = planes[:, : pixels.shape[0], : pixels.shape[1]]
+        if len(window) <= 4 and pixels.dtype.name in OPENCV_DTYPES:  # OpenCV takes a fraction of the time
+            opencv().split(pixels, list(window))
+        else:
+            window[:] = np.moveaxis(pixels, 2, 0)
     return Batch(
         images=torch.from_numpy(images),
-        targets=Targets(targets),
+        targets=Targets({name: first[name].stack([s.fields[name] for s in samples], size) for name in first}),
         sizes=[sample.size for sample in samples],
         meta=[sample.meta for sample in samples],
         original_sizes=[sample.original_size or sample.size for sample in samples],

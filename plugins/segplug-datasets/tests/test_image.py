@@ -85,40 +85,52 @@ def test_unusable_paths_are_named(tmp_path: Path, read: image.read) -> None:
 
 
 @pytest.fixture
-def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Stand in for imagecodecs, with a decoder that counts its calls."""
-    calls: list[int] = []
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Stand in for kornia_rs, with a decoder that records the modes of its calls."""
+    calls: list[str] = []
 
-    def png_decode(data: bytes) -> np.ndarray:
-        calls.append(len(data))
+    def decode_image_png_u8(data: bytes, size: tuple[int, int], mode: str) -> np.ndarray:
+        calls.append(mode)
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-        if decoded is None:
+        if decoded is None or decoded.shape[:2] != size:
             raise RuntimeError("a damaged file")
-        return decoded[..., ::-1].copy() if decoded.ndim == 3 else decoded
+        return decoded[..., ::-1].copy() if mode == "rgb" else decoded[..., None]
 
-    monkeypatch.setitem(sys.modules, "imagecodecs", types.SimpleNamespace(png_decode=png_decode))
+    monkeypatch.setitem(sys.modules, "kornia_rs", types.ModuleType("kornia_rs"))
+    monkeypatch.setitem(sys.modules, "kornia_rs.io", types.SimpleNamespace(decode_image_png_u8=decode_image_png_u8))
     image._png_decoder.cache_clear()
     yield calls
     image._png_decoder.cache_clear()
 
 
-def test_a_plain_png_is_read_by_the_faster_decoder(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+def test_plain_pngs_are_read_by_the_faster_decoder(tmp_path: Path, picture: np.ndarray, decoder: list[str]) -> None:
     image.write(tmp_path / "a.png", picture)
+    image.write_mask(tmp_path / "labels.png", picture[..., 0])
     assert np.array_equal(image.read(tmp_path / "a.png"), picture)
-    assert len(decoder) == 1
+    assert np.array_equal(image.read_mask(tmp_path / "labels.png"), picture[..., 0])
+    assert decoder == ["rgb", "mono"]
 
 
-def test_other_files_are_left_to_opencv(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+def test_indices_of_a_palette_are_read_by_the_faster_decoder(tmp_path: Path, decoder: list[str]) -> None:
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    (indexed := Image.fromarray(labels, "P")).putpalette(range(60))
+    indexed.save(tmp_path / "labels.png", bits=8)
+    assert np.array_equal(image.read_mask(tmp_path / "labels.png"), labels)
+    assert decoder == ["mono"]
+
+
+def test_other_files_are_left_to_opencv(tmp_path: Path, picture: np.ndarray, decoder: list[str]) -> None:
     image.write(tmp_path / "a.jpg", picture)
     image.write(tmp_path / "grey.png", picture[..., 0])
     cv2.imwrite(str(tmp_path / "alpha.png"), np.concatenate([picture, picture[..., :1]], 2))
     cv2.imwrite(str(tmp_path / "deep.png"), picture.astype(np.uint16) * 257)
-    for name in ("a.jpg", "grey.png", "alpha.png", "deep.png"):
+    Image.fromarray(picture).save(tmp_path / "transparent.png", transparency=(0, 0, 0))
+    for name in ("a.jpg", "grey.png", "alpha.png", "deep.png", "transparent.png"):
         assert image.read(tmp_path / name).shape == picture.shape
     assert decoder == []
 
 
-def test_a_damaged_png_is_refused_by_opencv_in_the_end(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+def test_a_damaged_png_is_refused_by_opencv_in_the_end(tmp_path: Path, picture: np.ndarray, decoder: list[str]) -> None:
     image.write(tmp_path / "a.png", picture)
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[60:90] = bytes(30)
@@ -128,10 +140,13 @@ def test_a_damaged_png_is_refused_by_opencv_in_the_end(tmp_path: Path, picture: 
     assert len(decoder) == 1
 
 
-def test_the_real_decoder_returns_the_same_image(tmp_path: Path, picture: np.ndarray) -> None:
-    imagecodecs = pytest.importorskip("imagecodecs")
+def test_the_real_decoder_returns_the_same_pixels(tmp_path: Path, picture: np.ndarray) -> None:
+    decode = pytest.importorskip("kornia_rs.io").decode_image_png_u8
     image.write(tmp_path / "a.png", picture)
-    assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), picture)
+    image.write_mask(tmp_path / "labels.png", picture[..., 0])
+    size = picture.shape[:2]
+    assert np.array_equal(decode((tmp_path / "a.png").read_bytes(), size, "rgb"), picture)
+    assert np.array_equal(decode((tmp_path / "labels.png").read_bytes(), size, "mono")[..., 0], picture[..., 0])
 
 
 def test_a_mask_of_fractions_is_refused(tmp_path: Path) -> None:

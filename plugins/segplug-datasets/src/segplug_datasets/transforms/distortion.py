@@ -48,16 +48,21 @@ class Distortion:
             return lookup(image, _scaled(before, self.contrast_after))
         cv2 = opencv()
         hsv = cv2.cvtColor(lookup(image, before), cv2.COLOR_RGB2HSV)
-        cv2.LUT(hsv, self._turns(), dst=hsv)  # in place from here on, which is faster
+        planes = cv2.split(hsv)  # a table per plane is twice as fast as three at once
+        for channel, table in self._turns().items():
+            cv2.LUT(planes[channel], table, dst=planes[channel])
+        cv2.merge(planes, dst=hsv)  # in place from here on, which is faster
         turned = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
         return lookup(turned, _scaled(_VALUES, self.contrast_after), dst=hsv)
 
-    def _turns(self) -> np.ndarray:
-        """Return tables of hue, saturation and value, (1, 256, 3) uint8."""
-        tables = np.tile(_VALUES.astype(np.uint8)[:, None], (1, 3))
-        tables[:, 0] = (np.arange(256) + (self.hue or 0)) % 180
-        tables[:, 1] = _scaled(_VALUES, 1 if self.saturation is None else self.saturation)
-        return tables[None]
+    def _turns(self) -> dict[int, np.ndarray]:
+        """Return the tables of 256 uint8 values of hue (channel 0) and saturation (1), those that change."""
+        tables: dict[int, np.ndarray] = {}
+        if self.hue:
+            tables[0] = ((np.arange(256) + self.hue) % 180).astype(np.uint8)
+        if self.saturation is not None:
+            tables[1] = _scaled(_VALUES, self.saturation).astype(np.uint8)
+        return tables
 
     @staticmethod
     def together(images: Tensor, steps: Sequence[Distortion | None]) -> Tensor:
