@@ -166,6 +166,10 @@ def test_the_export_command_resizes_the_image(trained, night_and_day, tmp_path, 
         (("best.pt", "--trust", "--format", "shades:ScaleExporter"), "GoneData"),
         (("best.pt", "--trust", "--format", "{type: [", "--image", "photo.png"), "--format"),
         (("photo.png", "--format", "shades:ScaleExporter", "--image", "photo.png"), "photo.png"),
+        (
+            ("best.pt", "--trust", "--format", "shades:ScaleExporter", "--image", "photo.png", "--out", "a.onnx"),
+            "ScaleExporter end in .scale",
+        ),
     ],
 )
 def test_bad_arguments_of_the_export_command_are_one_message(

@@ -76,6 +76,10 @@ def test_a_baked_file_takes_uint8_images_and_returns_uint8_labels(baked, exporte
     assert labels.dtype == torch.uint8
 
 
+def test_the_operators_of_a_file_can_be_printed(baked, exporter):
+    assert "conv" in exporter().load(baked).graph_text().lower()
+
+
 def test_labels_of_several_views_are_refused(baked, pixels):
     with pytest.raises(UsageError, match="with_labels"):
         Predictor(baked, trust=True, tta={"scales": [1.0], "flip": True})(pixels)

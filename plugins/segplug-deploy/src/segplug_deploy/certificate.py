@@ -103,7 +103,7 @@ class Certificate:
             return "not verified: the file was not run"
         worst = max(self.proofs, key=lambda proof: proof.relative)
         parts = [
-            f"verified on {self.images}, {len({proof.shape for proof in self.proofs})} sizes: "
+            f"verified on {self.images}, {counted(len({proof.shape for proof in self.proofs}), 'size')}: "
             f"largest difference {worst.difference:.1e} ({worst.relative:.1e} of the largest logit)",
             f"same labels {min(proof.agreement for proof in self.proofs):.3%}",
         ]
@@ -156,6 +156,11 @@ def certify(
         "versions": installed(),
     }
     return Certificate(about, evidence.what, proofs, bounds, _latency(graph, exported, batches[0]), scores)
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun: ``1 image``, ``2 images``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def installed() -> dict[str, str]:

@@ -17,7 +17,7 @@ from segkernel.labels import Color
 from segkernel.loading import ambient_of, catalog_of
 from segkernel.predictor import Predictor
 from segkernel.sample import Sample
-from segplug_deploy.certificate import Evidence, Predict
+from segplug_deploy.certificate import Evidence, Predict, counted
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _of_data(config: Config | None, parts: Sequence[str], count: int) -> tuple[s
     try:
         part, dataset = _dataset(config, parts)
         samples = [dataset[index] for index in range(min(count, len(dataset)))]
-        return f"{len(samples)} images of data.{part}", samples
+        return f"{counted(len(samples), 'image')} of data.{part}", samples
     except (DataError, UntrustedError) as error:
         height, width = ((config and config.get("data")) or {}).get("crop_size") or (512, 512)
         why = str(error).partition("\n")[0]

@@ -50,6 +50,7 @@ DYNAMIC = {"all": True, "batch": "batch", "none": False}
 @click.option("--calibration", type=click.IntRange(1), default=32, help="Images for int8. [default: 32]")
 @click.option("--tta", is_flag=True, help="Write evaluate.tta into the file, so that `test` averages over views.")
 @click.option("--size", type=SIZE, help="Resize the first image. [default: the config's crop size, or its own]")
+@click.option("--print-graph", is_flag=True, help="Print the operators of the file.")
 @click.option("--show-dir", metavar="DIR", help="Write a picture of each image: the model's labels, the file's.")
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Opacity of the colours.")
 @click.option("--out", metavar="FILE", help="The file to write. [default: next to the weights]")
@@ -61,6 +62,7 @@ def command(
     kind: str | None,
     images: tuple[str, ...],
     second: str | None,
+    print_graph: bool,
     **options: Any,
 ) -> None:
     """Export MODEL: a run directory, a checkpoint, or a config with --weights.
@@ -93,6 +95,8 @@ def command(
         arguments=_arguments(options),
         **options,
     )
+    if print_graph:
+        click.echo(_chosen(spec, None, path, {}).open(path, "cpu").graph_text())
     click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
 
 
@@ -151,10 +155,15 @@ def export_model(
     from segkernel.predictor import Predictor
     from segplug_deploy.evidence import draw_pairs, evidence_for
     from segplug_deploy.exporter import VerifiedExporter
+    from segplug_deploy.runtime import ExportedSegmentor
 
     log.info("loading %s", model)
     predictor = Predictor(model, weights, device="cpu", overrides=overrides, trust=trust, random_weights=True)
+    if isinstance(predictor.model, ExportedSegmentor):
+        raise UsageError(f"{weights or model}: is an exported file already; export the checkpoint that it is of")
     chosen = _chosen(exporter, predictor.config, out, arguments or {})
+    if out and Path(out).suffix != chosen.suffix:
+        raise UsageError(f"{out}: files of {type(chosen).__name__} end in {chosen.suffix}, by which they are opened")
     given = image if isinstance(image, list) else [] if image is None else [image]
     evidence = evidence_for(predictor, chosen, given, count, calibration)
     example = predictor.example(evidence.sources[0])

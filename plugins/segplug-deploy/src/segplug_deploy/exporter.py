@@ -291,6 +291,8 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         yield temporary
+    except ExportError as error:
+        raise ExportError(str(error).replace(str(temporary / path.name), str(path))) from error.__cause__
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:

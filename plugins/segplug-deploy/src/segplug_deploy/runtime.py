@@ -79,6 +79,10 @@ class ExportedSegmentor(Segmentor):
     def run(self, images: Tensor) -> Sequence[Tensor]:
         """Return the values of every output for images as the file takes them."""
 
+    def graph_text(self) -> str:
+        """Return the operators of the file, one per line; raises `ExportError` where its format hides them."""
+        raise ExportError(f"{self.path}: the operators of such a file cannot be printed")
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the values of the main output."""
         return self.predict(images)["seg"]

@@ -207,7 +207,8 @@ class _Work:
         stream = predict_images(self.predictor, images, self.out, formats=formats, **options)
         count, seconds = _drain(stream, len(images), "predicting")
         rate = f", {count / seconds:.1f} per second" if count > 1 else ""
-        self._lines.append(f"{count} images predicted on {self.predictor.device}{rate}")
+        what = "image" if count == 1 else "images"
+        self._lines.append(f"{count} {what} predicted on {self.predictor.device}{rate}")
 
     def predict_videos(self, videos: Sequence[Path], **options: Any) -> None:
         """Predict one video after the other; an interrupt ends one early, with the frames until then."""

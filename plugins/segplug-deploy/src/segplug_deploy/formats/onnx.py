@@ -142,6 +142,14 @@ class ONNXSegmentor(ExportedSegmentor):
         super().__init__(Path(path), stored, place, sides)
         self.session, self._name = session, given.name
 
+    def graph_text(self) -> str:
+        require("printing an ONNX file", "", "onnx")
+        import onnx
+
+        graph = onnx.load(self.path, load_external_data=False).graph
+        del graph.initializer[:]  # the weights
+        return onnx.printer.to_text(graph)
+
     def run(self, images: Tensor) -> list[Tensor]:
         return [torch.from_numpy(v) for v in self.session.run(list(self.outputs), {self._name: images.cpu().numpy()})]
 
@@ -154,7 +162,7 @@ def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any
     chosen = _device(device or ("cpu" if providers else None), onnxruntime.get_available_providers())
     wanted = list(providers) or [PROVIDERS[chosen.type]]
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are exceptions
     options.intra_op_num_threads = torch.get_num_threads()
     settings = [{"device_id": chosen.index or 0} if name == PROVIDERS["cuda"] else {} for name in wanted]
     with opening(path, "an ONNX file"):

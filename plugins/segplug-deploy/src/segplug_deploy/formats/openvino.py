@@ -86,6 +86,15 @@ class OpenVINOSegmentor(ExportedSegmentor):
         super().__init__(path, stored, place)
         self.model = compiled
 
+    def graph_text(self) -> str:
+        """Return what the runtime made of the file for this CPU: kind, precision, name and shapes of each operator."""
+        lines = []
+        for node in self.model.get_runtime_model().get_ordered_ops():
+            kind, precision = (node.get_rt_info()[key].value for key in ("layerType", "runtimePrecision"))
+            shapes = "".join(str(output.partial_shape) for output in node.outputs())
+            lines.append(f"{kind} {precision} {node.get_friendly_name()} {shapes}")
+        return "\n".join(lines)
+
     def run(self, images: Tensor) -> list[Tensor]:
         values = self.model(images.cpu().numpy())
         return [torch.from_numpy(values[index].copy()) for index in range(len(self.outputs))]

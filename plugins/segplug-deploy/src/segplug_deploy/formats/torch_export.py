@@ -48,3 +48,6 @@ class TorchExportSegmentor(TorchFileSegmentor):
             program = move_to_device_pass(program, str(device))
         # Guards also hold what is irrelevant here, such as memory layouts; the sizes are checked by `predict`.
         return program.module(check_guards=False), json.loads(extra[METADATA] or "{}")
+
+    def graph_text(self) -> str:
+        return str(self.module.graph)

@@ -44,3 +44,6 @@ class TorchScriptSegmentor(TorchFileSegmentor):
         extra = {METADATA: ""}
         module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
         return module, json.loads(extra[METADATA] or "{}")
+
+    def graph_text(self) -> str:
+        return str(self.module.inlined_graph)
