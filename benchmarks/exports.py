@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 from representatives import FAMILIES  # noqa: E402
 
 FORMATS = ("onnx", "openvino", "torchexport", "torchscript", "executorch", "aotinductor", "coreml", "tensorrt")
+RESULTS = ("yes", "larger", "fixed", "no")
 PAGE = ROOT / "docs" / "export-formats.md"
 HEAD = """# Families and formats
 
@@ -33,8 +34,8 @@ family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pi
 {versions}.
 
 **yes**: batch, height and width are dynamic, and the logits at three sizes and with batches of one to three are
-those of the model within 0.1 %. **fixed**: with fixed sizes only (`--dynamic none`). **no**: neither; the reason
-is below. -: not run.
+those of the model within 0.1 %. **larger**: the same, for sizes not below the example's. **fixed**: with fixed sizes
+only (`--dynamic none`). **no**: none of these. Reasons are below. -: not run.
 
 """
 
@@ -58,17 +59,23 @@ def export(family: str, formats: list[str]) -> Iterator[dict[str, Any]]:
     names = {name.lower().removesuffix("exporter"): name for name in Catalog.discover().names("exporters")}
     for kind in formats:
         start = time.monotonic()
-        specs = [{"type": names[kind], "dynamic": dynamic} for dynamic in (True, False)]
-        found = attempt(model, example, [build("exporters", spec) for spec in specs])
+        larger = [(entry.size[0] + 32, entry.size[1] + 64), (entry.size[0] + 13, entry.size[1] + 5)]
+        arguments: dict[str, dict[str, Any]] = {
+            "yes": {"dynamic": True},
+            "larger": {"dynamic": True, "check_sizes": larger},
+            "fixed": {"dynamic": False},
+        }
+        exporters = {result: build("exporters", {"type": names[kind], **each}) for result, each in arguments.items()}
+        found = attempt(model, example, exporters)
         yield {"family": family, "format": kind, **found, "seconds": round(time.monotonic() - start, 1)}
 
 
-def attempt(model: Any, example: Any, exporters: list[Any]) -> dict[str, Any]:
-    """Return the result of the first exporter that succeeds, the dynamic or the fixed one, and why others failed."""
+def attempt(model: Any, example: Any, exporters: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of the first exporter that succeeds, and why the first one failed."""
     from segkernel.errors import ExportError
 
     reason = ""
-    for result, exporter in zip(("yes", "fixed"), exporters, strict=True):
+    for result, exporter in exporters.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
                 line = exporter.export(model, Path(folder) / f"model{exporter.suffix}", example, {})
@@ -147,8 +154,10 @@ def write_page(results: Path) -> None:
     counts = []
     for kind in formats:
         tried = [row for key, row in rows.items() if key[1] == kind]
-        count = {result: sum(row["result"] == result for row in tried) for result in ("yes", "fixed", "no")}
-        counts.append(f"- {kind}: {count['yes']} yes, {count['fixed']} fixed, {count['no']} no, of {len(tried)}")
+        count = {result: sum(row["result"] == result for row in tried) for result in RESULTS}
+        counts.append(
+            f"- {kind}: {', '.join(f'{number} {result}' for result, number in count.items())}, of {len(tried)}"
+        )
     reasons = [
         f"- {family}, {kind}: {_plain(row['reason'])}"
         for (family, kind), row in sorted(rows.items())

@@ -24,7 +24,7 @@ class Tiny(Segmentor):
             "seg": PixelClasses(2, 2),
             "edge": PixelClasses(2, 1, activation="sigmoid", threshold=0.3),
         }
-        self.test_cfg = {"mode": "whole"}
+        self.test_cfg = {"mode": "whole", "subdivision_steps": 2}
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         features = self.stem(images)

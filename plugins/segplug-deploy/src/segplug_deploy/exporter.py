@@ -20,7 +20,7 @@ from typing_extensions import TypedDict, Unpack
 from segkernel import Catalog
 from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import Exporter, Segmentor
+from segkernel.interfaces.model import Exporter, Segmentor, TestConfig
 from segplug_deploy.certificate import Certificate, Evidence, certify, installed, weights_hash
 from segplug_deploy.graph import Graph, Interface
 from segplug_deploy.runtime import ExportedSegmentor, Shape, stored_metadata
@@ -205,7 +205,9 @@ class VerifiedExporter(Exporter):
 
     def _described(self, model: Segmentor, graph: Graph, example: Tensor) -> dict[str, Any]:
         """Return what the file states about itself."""
-        test_cfg = {"mode": "whole"} if self.interface.labels else dict(getattr(model, "test_cfg", None) or {})
+        views = {"mode": "whole"} if self.interface.labels else dict(getattr(model, "test_cfg", None) or {})
+        # A model's may hold more, for its head.
+        test_cfg = {key: value for key, value in views.items() if key in TestConfig.__annotations__}
         return {
             "outputs": {name: output.config() for name, output in graph.outputs.items()},
             "test_cfg": test_cfg,

@@ -16,6 +16,7 @@ from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
+from segplug_heads.heads.sizes import at_least
 
 
 class WindowPool(nn.Module):
@@ -39,9 +40,9 @@ class WindowPool(nn.Module):
 
     def _averaging(self, x: Tensor, size: int, step: int) -> Tensor:
         """Return the (windows, size) matrix that averages along one side; it exports with a dynamic size."""
-        last = torch.sym_max(size - self.window, 0) // step
+        last = at_least(size - self.window, 0) // step
         # A single window is repeated, which resizes to the same values: exporters take a size of 1 for a constant.
-        index = torch.arange(torch.sym_max(last + 1, 2), device=x.device).clamp(max=last)
+        index = torch.arange(at_least(last + 1, 2), device=x.device).clamp(max=last)
         start = index[:, None] * step
         position = torch.arange(size, device=x.device)
         inside = ((position >= start) & (position < start + self.window)).to(x.dtype)

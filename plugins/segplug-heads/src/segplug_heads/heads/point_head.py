@@ -30,6 +30,7 @@ from segkernel.nn import (
 )
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points, uncertainty
+from segplug_heads.heads.sizes import at_most
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def most_uncertain_pixels(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     x = (torch.arange(width, device=logits.device) + 0.5) / width
     y = (torch.arange(height, device=logits.device) + 0.5) / height
     centres = torch.stack([x.expand(height, width), y.unsqueeze(1).expand(height, width)], 2).flatten(0, 1)
-    index = uncertainty(logits.flatten(2)).topk(torch.sym_min(count, height * width), dim=1).indices
+    index = uncertainty(logits.flatten(2)).topk(at_most(height * width, count), dim=1).indices
     return index, centres[index]
 
 
