@@ -96,8 +96,18 @@ def command(
         **options,
     )
     if print_graph:
-        click.echo(_chosen(spec, None, path, {}).open(path, "cpu").graph_text())
+        click.echo(_graph_text(path, spec))
     click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
+
+
+def _graph_text(path: Path, spec: Any) -> str:
+    """Return the operators of a file that this process wrote."""
+    from segplug_deploy.exporter import VerifiedExporter
+
+    exporter = _chosen(spec, None, path, {})
+    if not isinstance(exporter, VerifiedExporter):
+        raise UsageError(f"files of {type(exporter).__name__} cannot be printed")
+    return exporter.open(path, "cpu").graph_text()
 
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
