@@ -7,7 +7,7 @@ All paths start from the same random weights and the same image in memory and en
 - ``ours`` is `Predictor`, whose parts are printed: preprocess, forward, labels; reading the file comes on top;
 - ``reference`` is what MMSegmentation does: the forward pass, logits resized to the size of the input, argmax over the
   classes, image by image;
-- ``best effort`` is what a careful user writes: the same folded, ``channels_last`` model as ours where it is faster,
+- ``best effort`` is what a careful user writes: folded batch norms, ``channels_last`` where it is faster,
   ``inference_mode``, interpolate and argmax.
 
 Both others start with the normalised image. Times are CPU time, the median of interleaved repeats. Memory is what a
@@ -71,7 +71,7 @@ class Paths:
         config, usual = MODELS[name]
         height, width = size or usual
         self.plain = _with_spread_logits(make_model(load_config(config), pretrained=False).eval())
-        self.careful = optimize_for_inference(self.plain, labels=False)
+        self.careful = optimize_for_inference(self.plain, onednn=False, labels=False)
         # No resizing, so that all paths see the same input.
         names = [str(index) for index in range(self.plain.outputs["seg"].classes)]
         self.predictor = Predictor(self.plain, device="cpu", classes=names, transforms=[], optimize=True)
@@ -192,11 +192,13 @@ def row(name: str, repeats: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=[*MODELS, []], default=list(MODELS))
+    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", help="HEIGHTxWIDTH, for --part with a path")
     parser.add_argument("--part", choices=["times", *PATHS], help="print one measurement of one model as JSON")
     options = parser.parse_args()
+    if unknown := [name for name in options.models if name not in MODELS]:
+        parser.error(f"no such model: {' '.join(unknown)}; there are {' '.join(MODELS)}")
     if options.part == "times":
         print(json.dumps(measure(options.models[0], options.repeats)))
     elif options.part:

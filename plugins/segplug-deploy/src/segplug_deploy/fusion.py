@@ -1,0 +1,189 @@
+"""Modules of a model that are exchanged for faster ones, neighbours for a single one.
+
+    fold_batch_norms(model.eval())
+    use_onednn(model)
+
+Neighbours are found by running the model once on noise, and the result is checked by running it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from segplug_deploy.onednn import ACTIVATIONS, OneDNNConv2d, OneDNNLinear
+from segplug_deploy.winograd import WinogradConv2d, pays
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-2
+"""Largest difference that a change may make, relative to the largest logit."""
+Kinds = tuple[type[nn.Module], ...]
+Pairs = list[tuple[Any, Any]]
+"""A module, and the one that alone uses its result."""
+
+
+def fold_batch_norms(model: nn.Module) -> int:
+    """Fold every batch norm of a model whose input is the result of a convolution that nothing else uses.
+
+    Returns their number; none where the model cannot be run, or where its logits are others afterwards.
+    """
+
+    def parts(pairs: Pairs) -> dict[nn.Module, nn.Module]:
+        folded = {conv: fuse_conv_bn_eval(conv, norm) for conv, norm in pairs}
+        return {norm: nn.Identity() for _, norm in pairs} | folded
+
+    return _exchange(model, (nn.Conv2d,), (_BatchNorm,), parts, "batch norms are not folded")
+
+
+def use_onednn(model: nn.Module, winograd: bool = True) -> int:
+    """Let oneDNN compute the convolutions and linear layers of a model, together with the activations after them.
+
+    Args:
+        model: Changed in place; in evaluation mode. One that cannot be run on noise is left as it is.
+        winograd: Use `WinogradConv2d` where it pays.
+
+    Returns:
+        The number of activations that became a part of the layer before them.
+    """
+
+    def faster(layer: nn.Module, activation: nn.Module | None = None) -> nn.Module:
+        if type(layer) is nn.Linear:
+            return OneDNNLinear.of(layer, activation)
+        assert isinstance(layer, nn.Conv2d)
+        kind = WinogradConv2d if winograd and pays(layer) else OneDNNConv2d
+        return kind.of(layer, activation)
+
+    def parts(pairs: Pairs) -> dict[nn.Module, nn.Module]:
+        fused = [(layer, activation) for layer, activation in pairs if _fits(layer)]
+        single = {layer: faster(layer) for layer in model.modules() if _fits(layer)}
+        return (
+            single
+            | {activation: nn.Identity() for _, activation in fused}
+            | {layer: faster(layer, activation) for layer, activation in fused}
+        )
+
+    return _exchange(model, (nn.Conv2d, nn.Linear), tuple(ACTIVATIONS), parts, "oneDNN is not used")
+
+
+def _fits(layer: nn.Module) -> bool:
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) is nn.Linear
+
+
+@torch.no_grad()
+def _exchange(
+    model: nn.Module,
+    producers: Kinds,
+    consumers: Kinds,
+    parts: Callable[[Pairs], dict[nn.Module, nn.Module]],
+    failure: str,
+) -> int:
+    """Exchange modules of a model, if its logits stay the same.
+
+    Args:
+        model: Changed in place; in evaluation mode.
+        producers: Exact types of the first modules of pairs.
+        consumers: Types of the second ones.
+        parts: From the pairs to the modules that change, each with what replaces it.
+        failure: What the log says if the logits are others, and the change is undone.
+
+    Returns:
+        The number of modules exchanged.
+    """
+    run = _example(model, producers, consumers)
+    if run is None:
+        return 0
+    image, before, pairs = run
+    new = parts(pairs)
+    _replace(model, new)
+    if torch.allclose(model(image), before, rtol=0, atol=TOLERANCE * float(before.abs().max())):
+        return len(pairs)
+    _replace(model, {part: old for old, part in new.items()})
+    log.warning("%s: the logits of %s would differ", failure, type(model).__name__)
+    return 0
+
+
+def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tensor, Tensor, Pairs] | None:
+    """Return an image, its logits, and the pairs of a model; None where it cannot be run."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or model.training:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    for channels, size in ((1, 64), (1, 256), (2, 64)):  # a pair of images has twice the channels
+        image = torch.randn(1, channels * first.in_channels, size, size, generator=generator).to(first.weight)
+        tracer = _Tracer(model, producers, consumers)
+        try:
+            with tracer:
+                logits = model(image)
+        except Exception as error:  # of any kind: sizes and channels that the model does not take
+            log.debug("%s on %s: %s", type(model).__name__, tuple(image.shape), error)
+            continue
+        finally:
+            tracer.remove()
+        if isinstance(logits, Tensor):
+            return image, logits, tracer.pairs()
+    return None
+
+
+def _replace(model: nn.Module, parts: dict[nn.Module, nn.Module]) -> None:
+    for parent in [*model.modules()]:
+        for name, child in parent.named_children():
+            if child in parts:
+                setattr(parent, name, parts[child])
+
+
+class _Tracer(TorchFunctionMode):
+    """While active, records the producers whose result one consumer uses, and nothing else does."""
+
+    def __init__(self, model: nn.Module, producers: Kinds, consumers: Kinds) -> None:
+        super().__init__()
+        self.results: dict[int, tuple[nn.Module, Tensor]] = {}
+        self.uses: Counter[int] = Counter()
+        self.overwritten: dict[int, int] = {}  # uses of a result before it was changed in place
+        self.calls: list[tuple[nn.Module | None, nn.Module, int]] = []
+        self.hooks = []
+        for module in model.modules():
+            if type(module) in producers:
+                self.hooks.append(module.register_forward_hook(self._produced))
+            elif isinstance(module, consumers) and getattr(module, "running_mean", self) is not None:
+                self.hooks.append(module.register_forward_hook(self._consumed))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(found)):
+            self.uses.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return found
+
+    def _produced(self, module: nn.Module, args: Any, result: Tensor) -> None:
+        self.results[id(result)] = (module, result)
+        self.uses[id(result)] = 0
+
+    def _consumed(self, module: nn.Module, args: Any, result: Tensor) -> None:
+        key = id(args[0])
+        producer, _ = self.results.get(key, (None, None))
+        self.calls.append((producer, module, key))
+        if result is args[0]:
+            self.overwritten.setdefault(key, self.uses[key])
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def pairs(self) -> Pairs:
+        """Return the pairs; a module that is called several times must always meet the same other one."""
+        uses = {**self.uses, **self.overwritten}
+        made = Counter(producer for producer, _ in self.results.values())
+        met = Counter((producer, consumer) for producer, consumer, key in self.calls if producer and uses[key] == 1)
+        consumed = Counter(consumer for _, consumer, _ in self.calls)
+        return [pair for pair, count in met.items() if count == made[pair[0]] == consumed[pair[1]]]
