@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,16 +88,71 @@ def test_the_script_is_valid(tmp_path: Path, shell: str) -> None:
     assert subprocess.run([shell, "-n", str(tmp_path / "script")], check=False).returncode == 0
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.usefixtures("project")
-def test_bash_completes_a_word(tmp_path: Path) -> None:
-    program = tmp_path / "seg-kernel"
+@pytest.fixture
+def shell_env(project: Path) -> dict[str, str]:
+    """The environment of an interactive shell whose home is the working directory, where completion is installed."""
+    program = project / "bin" / "seg-kernel"
+    program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m segkernel "$@"\n')
     program.chmod(0o755)
+    env = {key: value for key, value in os.environ.items() if key not in ("XDG_CONFIG_HOME", "ZDOTDIR")}
+    env |= {"HOME": str(project), "PATH": f"{program.parent}:{env['PATH']}", "TERM": "dumb", "PS1": "ready> "}
+    for shell in SCRIPTS:
+        install(shell, project)
+    return env
+
+
+TYPED = {
+    "seg-kernel mer": "merge-checkpoint",
+    "seg-kernel run my": "my.yaml",
+    "seg-kernel run my.yaml optim.opt": "optim.optimizer.",
+    "seg-kernel run my.yaml data.sampler.type=EarlySt": "data.sampler.type=EarlyStoppingHook",
+    "seg-kernel explain EarlySt": "EarlyStoppingHook",
+}
+"""A command, a file, a key, a component, a name."""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_a_word(shell_env: dict[str, str]) -> None:
     line = "seg-kernel run my.yaml engine.amp=t"
-    lines = [SCRIPTS["bash"], f"COMP_LINE='{line} more'", f"COMP_POINT={len(line)}", f"_seg_kernel {program}"]
-    script = "\n".join([*lines, 'echo "${COMPREPLY[@]}"'])
-    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False).stdout == "true\n"
+    lines = [SCRIPTS["bash"], f"COMP_LINE='{line} more'", f"COMP_POINT={len(line)}", "_seg_kernel seg-kernel"]
+    command = ["bash", "-c", "\n".join([*lines, 'echo "${COMPREPLY[@]}"'])]
+    assert subprocess.run(command, env=shell_env, capture_output=True, text=True, check=False).stdout == "true\n"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+def test_fish_completes_words(shell_env: dict[str, str]) -> None:
+    command = ["fish", "-c", "; ".join(f"complete -C '{line}'" for line in TYPED)]
+    done = subprocess.run(command, env=shell_env, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == list(TYPED.values())
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes_words_at_its_prompt(shell_env: dict[str, str]) -> None:
+    import pty
+
+    (Path(shell_env["HOME"]) / ".zshrc").open("a").write("PS1='ready> '\n")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe("zsh", ["zsh", "-i"], shell_env)
+    try:
+        read_until(terminal, "ready> ")
+        for line, word in TYPED.items():
+            os.write(terminal, f"{line}\t".encode())
+            read_until(terminal, word)
+            os.write(terminal, b"\x15")  # Ctrl-U empties the line
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
+
+
+def read_until(terminal: int, text: str, seconds: float = 60) -> None:
+    """Read what a terminal shows until it contains a text; fail if nothing more is shown for some seconds."""
+    shown = ""
+    while text not in shown:
+        assert select.select([terminal], [], [], seconds)[0], f"{text!r} is not in {shown!r}"
+        shown += os.read(terminal, 4096).decode(errors="replace").replace("\a", "")
 
 
 @pytest.mark.usefixtures("project")
