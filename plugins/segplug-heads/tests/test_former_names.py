@@ -58,6 +58,7 @@ def test_unchanged_names_are_not_in_the_table() -> None:
     assert not components & MOVED.keys()
     assert former_name("PSPHead") == former_name("chanels") == ""
     assert "val_interval" in former_name("workflow")
+    assert "RGB" in former_name("bgr_to_rgb")
     assert "engine.backend" in former_name("dist_cfg")
 
 

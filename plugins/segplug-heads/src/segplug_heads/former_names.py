@@ -79,6 +79,10 @@ MOVED = {
     "env_cfg": "cudnn_benchmark is engine.cudnn_benchmark, mp_start_method data.start_method, dist_cfg engine.backend",
     "dist_cfg": "its backend is engine.backend, of DDPEngine and FSDPEngine",
     "dist_params": "its backend is engine.backend, of DDPEngine and FSDPEngine",
+    "bgr_to_rgb": "leave it out: images are RGB from the file on",
+    "pad_val": "leave it out: padding is 0 after normalisation, and 255 in labels",
+    "seg_pad_val": "leave it out: padding is 0 after normalisation, and 255 in labels",
+    "use_IN1": "it is stem_norm_cfg: {type: IN}",
     "workflow": "leave it out: a run validates every schedule.val_interval, with evaluate.loss: true also the loss",
     "by_epoch": "AsyncCheckpointHook has it; or without interval, CheckpointHook saves with every validation, and with "
     "schedule.epochs, schedule.val_interval counts epochs",

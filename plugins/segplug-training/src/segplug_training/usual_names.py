@@ -11,6 +11,7 @@ _TEST = "it is seg-kernel test CONFIG WEIGHTS; a run validates by itself, every 
 _PREDICT = "it is seg-kernel predict MODEL IMAGE..."
 _ZERO = "FSDPEngine does what DeepSpeed's ZeRO does: it shards parameters, gradients and optimiser states"
 _INIT = "it is seg-kernel init FOLDER, which writes a config for the images and masks in FOLDER"
+_STOP = "it is hooks: [{type: EarlyStoppingHook, patience: 5}]"
 
 COMMANDS = {
     "help": "it is seg-kernel --help, or seg-kernel COMMAND --help",
@@ -40,6 +41,9 @@ KEYS = {
     ),
     **dict.fromkeys(("iterations", "iters", "steps", "max_steps", "num_iterations"), "it is schedule.iterations"),
     "val_interval": "it is schedule.val_interval",
+    **dict.fromkeys(
+        ("early_stop", "early_stopping", "patience"), "it is hooks: [{type: EarlyStoppingHook, patience: 5}]"
+    ),
     "workers": "it is data.workers",
     "device": "it is engine.device, or the option --device of run",
     "amp": "it is engine.amp, or the option --amp of run",
