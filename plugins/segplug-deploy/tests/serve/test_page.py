@@ -13,12 +13,23 @@ import numpy as np
 import pytest
 import torch
 from browser import Browser, find_chromium
+from torch import Tensor, nn
 from toy_server import CLASSES, PALETTE, Brightness, brightness, png_of, running, stripes
+
+from segkernel import Predictor
+from segplug_deploy.serve.models import ServedModel
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs an installed Chromium")
 
 HEIGHT, WIDTH = 60, 90
 THIRDS = np.arange(WIDTH) // 30
+
+
+class Levels(nn.Module):
+    """Class i where the brightness is 8 i."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return -(images.mean(1, keepdim=True) - 8 * torch.arange(32).view(1, 32, 1, 1)).abs()
 
 
 class Darker(Brightness):
@@ -98,6 +109,31 @@ def test_a_class_is_shown_alone_until_escape(shown: Browser) -> None:
     assert (pixels(shown)[..., 3] == 255).all()
     shown.click(".overlay")  # its middle
     assert (pixels(shown)[..., 3] == 255 * (THIRDS == 1)).all()
+
+
+def test_a_legend_of_many_classes_scrolls_and_can_be_searched(browser: Browser, tmp_path: Path) -> None:
+    names = [f"level {number}" for number in range(32)]
+    model = Predictor(Levels(), "", "cpu", names, preprocess={"mean": [0.0] * 3, "std": [1.0] * 3})
+    (tmp_path / "levels.png").write_bytes(
+        png_of(np.arange(256, dtype=np.uint8)[None, :, None].repeat(96, 0).repeat(3, 2))
+    )
+    with running({"levels": ServedModel("levels", model)}) as (host, port):
+        browser.open(f"http://{host}:{port}/")
+        browser.wait("document.querySelector('#first').options.length === 1")
+        browser.drop(tmp_path / "levels.png")
+        browser.wait("document.querySelectorAll('.legend button').length === 32")
+        assert browser.run(
+            "(({scrollHeight, clientHeight}) => scrollHeight > clientHeight)(document.querySelector('.legend'))"
+        )
+        assert browser.run("document.querySelector('.labels').getBoundingClientRect().bottom <= innerHeight")
+        browser.run(
+            "const field = document.querySelector('.search'); field.value = ' LEVEL 3'; "
+            "field.dispatchEvent(new Event('input'))"
+        )
+        assert browser.run(
+            "[...document.querySelectorAll('.legend li')].filter((e) => !e.hidden).map((e) => "
+            "e.firstChild.dataset.name).sort()"
+        ) == ["level 3", "level 30", "level 31"]
 
 
 def test_the_mouse_names_the_class_of_a_pixel(shown: Browser) -> None:

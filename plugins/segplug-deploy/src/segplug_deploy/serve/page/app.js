@@ -4,6 +4,8 @@ const find = (selector, inside = document) => inside.querySelector(selector);
 const [fileInput, cameraButton, first, second] = ["#file", "#camera", "#first", "#second"].map((id) => find(id));
 const [opacity, status, error, view] = ["#opacity", "#status", "#error", "#view"].map((id) => find(id));
 
+const FEW_CLASSES = 12; // with more in an image, the legend has a search field
+
 const state = {
   models: new Map(), // by name: [{id, name, color}]
   image: null, // {blob, name, bitmap}, or null before the first
@@ -133,6 +135,8 @@ class Panel {
       find(".point", this.element).ariaLive = "off";
       point(null);
     });
+    this.search = find(".search", this.element);
+    this.search.addEventListener("input", () => this.filter());
     find(".labels", this.element).addEventListener("click", () => this.download(this.labels.blob, "labels"));
     find(".composite", this.element).addEventListener("click", () => this.downloadOverlay());
   }
@@ -181,10 +185,20 @@ class Panel {
       return button;
     });
     this.keepFocus(buttons);
+    this.search.hidden = present.length <= FEW_CLASSES;
+    this.filter();
     const missing = this.classes.length - present.length;
     find(".absent", this.element).textContent = missing ? `${missing} of ${this.classes.length} classes do not occur.` : "";
     const largest = present.slice(0, 3).map(({ id, name }) => `${name} ${percent(this.counts[id] / this.labels.ids.length)}`);
     this.overlay.ariaLabel = `Labels of ${this.model}: ${largest.join(", ")}. Arrow keys move a pointer that names the class, Enter shows it alone.`;
+  }
+
+  // Only the classes of the legend whose name contains what is searched for.
+  filter() {
+    const wanted = this.search.hidden ? "" : this.search.value.trim().toLowerCase();
+    this.element.querySelectorAll(".legend li").forEach((item) => {
+      item.hidden = !item.firstChild.dataset.name.toLowerCase().includes(wanted);
+    });
   }
 
   // With a camera, the legend is rebuilt many times per second.
