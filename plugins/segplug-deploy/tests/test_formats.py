@@ -17,6 +17,8 @@ import segplug_deploy
 from segkernel import Predictor
 from segkernel.errors import ExportError, UsageError
 from segplug_deploy import Evidence
+from segplug_deploy.formats.capture import capture
+from segplug_deploy.graph import Graph, Interface
 
 PREPROCESS = {
     "mean": [100.0, 110.0, 120.0],
@@ -94,6 +96,12 @@ def test_the_certificate_states_what_was_compared(baked):
     assert {proof["agreement"] for proof in certificate["proofs"]} == {1.0}
     assert len(certificate["about"]["weights_sha256"]) == 64
     assert certificate["about"]["versions"]["torch"]
+
+
+def test_a_graph_with_labels_has_no_operator_that_core_ml_lacks(example):
+    graph = Graph(Tiny(), Interface(labels=True)).eval()
+    program = capture(graph, example, False).run_decompositions({})
+    assert torch.ops.aten.alias.default not in {node.target for node in program.graph.nodes}
 
 
 @pytest.mark.parametrize("name", CODE)

@@ -46,6 +46,7 @@ class Graph(nn.Module):
         if interface.preprocess and not preprocess:
             raise ExportError("with_preprocess needs the preprocessing of the model, in metadata['preprocess']")
         self.pixels = Pixels(preprocess or {})
+        self.padded = interface.preprocess and self.pixels.divisor > 1
         self.outputs = {name: self._output(output) for name, output in segmentor.outputs.items()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -56,7 +57,7 @@ class Graph(nn.Module):
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Return the values of every output for normalised images (N, C, H, W)."""
         height, width = images.shape[-2:]
-        if self.interface.preprocess:
+        if self.padded:
             images = self.pixels.pad(images)
         raw = self.segmentor.predict(images)
         if not self.interface.labels:
@@ -65,7 +66,9 @@ class Graph(nn.Module):
 
     def _finish(self, name: str, raw: Tensor, images: Tensor, height: int, width: int) -> Tensor:
         output, size = self.segmentor.outputs[name], (images.shape[-2], images.shape[-1])
-        full = output.crop(output.resize(raw, size, size), (height, width))
+        full = output.resize(raw, size, size)
+        if self.padded:  # else the slices become operators that Core ML does not have
+            full = output.crop(full, (height, width))
         return labels_of(output, full) if isinstance(output, PixelClasses) else full
 
     def _output(self, output: Output) -> Output:
@@ -107,7 +110,5 @@ class Pixels(nn.Module):
 
     def pad(self, images: Tensor) -> Tensor:
         """Return images padded with 0 at the bottom and right to a multiple of the model's size."""
-        if self.divisor == 1:
-            return images
         bottom, right = -images.shape[-2] % self.divisor, -images.shape[-1] % self.divisor
         return pad(images, (0, right, 0, bottom))
