@@ -128,7 +128,7 @@ class _Reader:
         self, group: str, expected: type | None, spec: Any, at: _At, defaults: Mapping[str, Any] | None = _NONE
     ) -> Any:
         """Read a spec ``{type: Name, ...}`` of a group; a built object is returned unchanged."""
-        if _is_built(spec):
+        if not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, NoneType)):
             return spec
         if not isinstance(spec, Mapping) or ("type" not in spec and group not in USUAL):
             return self._no_type(group, spec, at)
@@ -344,10 +344,6 @@ def _contract(group: str) -> type | None:
 def _enforced(expected: Any) -> type | None:
     """Return the class if components must be subclasses of it; None for protocols and torch's own classes."""
     return None if getattr(expected, "_is_protocol", False) or expected.__module__.startswith("torch") else expected
-
-
-def _is_built(spec: Any) -> bool:
-    return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, NoneType))
 
 
 # ---------------------------------------------------------------- text for messages

@@ -126,9 +126,8 @@ def refuse_giant(size: Sequence[int], path: PathLike) -> None:
     """
     limit = int(os.environ.get("SEGKERNEL_MAX_PIXELS") or MOST_PIXELS)
     if math.prod(size) > limit:
-        shape = " x ".join(map(str, size))
         hint = "RasterDataset with a 'window' reads it in parts; SEGKERNEL_MAX_PIXELS=N raises the limit"
-        raise DataError(f"{shape} pixels are more than the limit of {limit}: {hint}", path)
+        raise DataError(f"{' x '.join(map(str, size))} pixels are more than the limit of {limit}: {hint}", path)
 
 
 def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:

@@ -13,8 +13,7 @@ from pathlib import Path
 @functools.cache
 def table() -> dict[str, dict[str, list[str]]]:
     """Return {distribution: {group: names}}; read when an error needs it, never at start-up."""
-    known: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_name("known.json").read_text("utf-8"))
-    return known
+    return dict(json.loads(Path(__file__).with_name("known.json").read_text("utf-8")))
 
 
 def distribution_of(group: str, name: str) -> str | None:

@@ -113,11 +113,6 @@ def _has_constructor(cls: type) -> bool:
     return home not in (None, "typing", "typing_extensions") and cls.__module__ != "torch.nn.modules.module"
 
 
-def _is_generated(owner: Any, constructor: Any) -> bool:
-    """Whether ``@dataclass`` wrote the constructor; then hints are read from the class, for fields of base classes."""
-    return is_dataclass(owner) and constructor.__code__.co_filename == "<string>"
-
-
 def _fixed(cls: type) -> dict[str, Any]:
     declared = vars(cls).get("fixed_arguments", ())
     return dict(declared) if isinstance(declared, Mapping) else dict.fromkeys(declared, EMPTY)
@@ -126,7 +121,8 @@ def _fixed(cls: type) -> dict[str, Any]:
 def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Signature], skip: int = 0) -> Signature:
     """Read a function; ``base`` returns the signature of what its ``**kwargs`` are passed to."""
     plain = inspect.unwrap(function)
-    hints = annotations_of(owner if _is_generated(owner, plain) else plain)
+    # Where ``@dataclass`` wrote the constructor, hints are read from the class, for fields of base classes.
+    hints = annotations_of(owner if is_dataclass(owner) and plain.__code__.co_filename == "<string>" else plain)
     parameters, forwarded = {}, Signature({})
     for entry in list(inspect.signature(plain).parameters.values())[skip:]:
         annotation = hints.get(entry.name, Any)

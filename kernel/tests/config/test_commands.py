@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from click.testing import CliRunner
 
@@ -46,9 +48,11 @@ def test_check_reports_every_problem_with_its_place(raised, write):
         ("my.yaml:4:3", "optim.batch_size"),
     ]
     assert "'iterations'" in error.problems[1].hint
+    assert gc.isenabled()  # again
 
 
 def test_check_prints_the_next_command(call, write):
     pytest.importorskip("torch")
     write("my.yaml", "seed: 3\n")
     assert call("config", "check", "my.yaml").splitlines()[-1] == "next: seg-kernel run my.yaml"
+    assert gc.isenabled()  # again

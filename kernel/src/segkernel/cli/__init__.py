@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import atexit
+import gc
 import importlib
 import logging
 import re
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=options.log_level, handlers=[handler])
     rest = [*([] if options.launch is None else ["launch", options.launch]), *options.command, *rest]
+    atexit.register(gc.freeze)  # else Python looks for cycles among torch's objects at exit, for a third of a second
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:

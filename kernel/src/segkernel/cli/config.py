@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 
 import click
@@ -55,6 +56,8 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
       seg-kernel config check my.yaml schedule.iterations=500
     """
     loaded = load_config(config, overrides)
+    gc.disable()  # looking for cycles among the objects of imported modules, which stay, would take half a second
+    click.get_current_context().call_on_close(gc.enable)
     click.echo(f"checking {config}: importing its components", err=True)  # torch among them, which takes a second
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of
