@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import cv2
@@ -19,9 +21,9 @@ from toy_server import CLASSES, PALETTE, Brightness, brightness, png_of, stripes
 
 from segkernel import Predictor
 from segkernel.errors import ExportError, UsageError
-from segkernel.interfaces.model import PixelClasses
+from segkernel.interfaces.model import PixelClasses, PixelMap
 from segplug_deploy.outputs import PixelLabels
-from segplug_deploy.serve.encode import FORMATS
+from segplug_deploy.serve.encode import FORMATS, coco_rle
 from segplug_deploy.serve.models import ServedModel, split_names
 from segplug_deploy.serve.openapi import ERRORS
 
@@ -316,8 +318,51 @@ def test_a_file_exported_for_one_size_is_served_with_a_warning(client, caplog) -
 def test_models_with_other_inputs_or_outputs_are_refused() -> None:
     network = nn.Conv2d(5, 3, 1)
     five = Predictor(network, "", "cpu", CLASSES, preprocess={"mean": [0.0] * 5, "std": [1.0] * 5})
-    several = Brightness()
-    several.outputs = {"seg": PixelClasses(3, 3, "sigmoid", 0.5, task="multilabel")}
-    for predictor, text in ((five, "single RGB images"), (Predictor(several, "", "cpu", CLASSES), "one class")):
+    boxes = Brightness()
+    boxes.outputs = {"seg": SimpleNamespace(classes=3)}
+    for predictor, text in ((five, "single RGB images"), (Predictor(boxes, "", "cpu", CLASSES), "for each pixel")):
         with pytest.raises(UsageError, match=f"^m: .*{text}"):
             ServedModel("m", predictor)
+
+
+def test_several_classes_of_a_pixel_are_masks_and_have_no_label_map(client) -> None:
+    class Several(Brightness):
+        outputs: ClassVar = {"seg": PixelClasses(3, 3, "sigmoid", 0.5, task="multilabel")}
+
+        def predict(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            light = images.mean(1, keepdim=True)
+            return {"seg": torch.cat([light - 100, light - 200, -torch.ones_like(light)], 1)}
+
+    server = client({"toy": brightness(model=Several())})
+    assert server.get("/models").json()["models"][0]["task"] == "multilabel"
+    assert "format=rle" in message_of(server.post(PREDICT, content=IMAGE), 422)
+    found = server.post(f"{PREDICT}?format=rle", content=IMAGE).json()["classes"]
+    assert [(each["name"], each["pixels"]) for each in found] == [("dark", 36), ("grey", 18)]
+    assert found[0]["rle"] == coco_rle(np.arange(9)[None].repeat(6, 0) >= 3)
+    assert found[0]["share"] == pytest.approx(2 / 3)
+
+
+def test_values_are_thousandths_in_16_bits(client) -> None:
+    @dataclass(frozen=True)
+    class Depth(PixelMap):
+        classes: ClassVar[int] = 0
+        out_channels: int = 1
+        align_corners: bool = False
+
+        def decode(self, raw: torch.Tensor, activated: bool = False) -> torch.Tensor:
+            return raw[0, 0]
+
+    class Metres(Brightness):
+        outputs: ClassVar = {"seg": Depth()}
+
+        def predict(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"seg": images.mean(1, keepdim=True) / 10}
+
+    depth = Predictor(Metres(), "", "cpu", ["depth"], preprocess={"mean": [0.0] * 3, "std": [1.0] * 3})
+    server = client({"toy": ServedModel("toy", depth)})
+    png = np.frombuffer(server.post(PREDICT, content=IMAGE).content, np.uint8)
+    assert cv2.imdecode(png, cv2.IMREAD_UNCHANGED)[0].tolist() == [0] * 3 + [12800] * 3 + [25500] * 3
+    answer = server.post(f"{PREDICT}?format=json", content=IMAGE).json()
+    assert (answer["min"], answer["max"], answer["width"]) == (0, 25.5, 9)
+    assert "format=png" in message_of(server.post(f"{PREDICT}?format=polygons", content=IMAGE), 422)
+    assert server.get("/models").json()["models"][0] == {"name": "toy", "task": "values", "classes": []}

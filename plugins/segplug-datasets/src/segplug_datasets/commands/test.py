@@ -63,7 +63,8 @@ def command(
 
     overrides, weights = split_overrides(others)
     if len(weights) > 1:
-        raise click.UsageError(f"expected one WEIGHTS file, not {len(weights)}: {' '.join(weights)}")
+        hint = "an ensemble is for seg-kernel predict"
+        raise click.UsageError(f"expected one WEIGHTS file, not {len(weights)}: {' '.join(weights)}; {hint}")
     overrides += [f"+engine.device={device}"] if device else []
     overrides += ["+evaluate.format_only=true"] if format_only else []
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]

@@ -101,7 +101,7 @@ def _captured(model: Any, layer: str) -> Iterator[list[Tensor]]:
     if len(modules) == 1:
         raise UsageError("an exported file has no layers to look at; give the checkpoint that it is of")
     if layer not in modules:
-        raise UsageError(f"the model has no module {layer!r}; {suggest(layer, list(modules))}")
+        raise UsageError(f"the model has no module {layer!r}; {suggest(layer, [name for name in modules if name])}")
     seen: list[Tensor] = []
 
     def keep(_: Any, __: Any, output: Any) -> Any:

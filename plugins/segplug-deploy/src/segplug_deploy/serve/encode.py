@@ -1,4 +1,7 @@
-"""Label maps as answers: a PNG with a palette, run lengths, polygons, shares of the classes."""
+"""Predictions as answers: a PNG, run lengths, polygons, shares of the classes.
+
+A prediction is a map of class ids (H, W) uint8, masks of classes (K, H, W) uint8 of 0 and 1, or values (H, W) float32.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +41,27 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
+def value_png(values: np.ndarray) -> bytes:
+    """Return values (H, W) as thousandths in a grey PNG of 16 bits, from 0 to 65535."""
+    thousandths = np.clip(np.rint(np.nan_to_num(values) * 1000), 0, 65535).astype(np.uint16)
+    return opencv().imencode(".png", thousandths)[1].tobytes()
+
+
+def value_range(values: np.ndarray) -> dict[str, float]:
+    """Return the smallest, the mean and the largest value."""
+    return {name: float(getattr(np.nan_to_num(values), name)()) for name in ("min", "mean", "max")}
+
+
 def shares(labels: np.ndarray, known: Labels) -> list[dict[str, Any]]:
     """Return id, name, colour, number of pixels and share (0 to 1) of each class that occurs."""
-    counts = np.bincount(labels.ravel(), minlength=len(known.classes))
+    counts = labels.sum((1, 2)) if labels.ndim == 3 else np.bincount(labels.ravel(), minlength=len(known.classes))
     return [
         {
             "id": int(index),
             "name": known.classes[index],
             "color": list(known.palette[index]),
             "pixels": int(counts[index]),
-            "share": counts[index] / labels.size,
+            "share": float(counts[index] / (labels.shape[-2] * labels.shape[-1])),
         }
         for index in np.flatnonzero(counts)
     ]
@@ -111,7 +125,11 @@ def _ring(points: np.ndarray) -> Ring:
 
 def _each_class(function: Callable[[np.ndarray], dict[str, Any]], key: str) -> Callable[..., dict[str, Any]]:
     def described(labels: np.ndarray, known: Labels) -> dict[str, Any]:
-        return {"classes": [{**each, key: function(labels == each["id"])} for each in shares(labels, known)]}
+        masks = labels == 1 if labels.ndim == 3 else None
+        found = shares(labels, known)
+        for each in found:
+            each[key] = function(labels == each["id"] if masks is None else masks[each["id"]])
+        return {"classes": found}
 
     return described
 
@@ -128,12 +146,21 @@ def encode(labels: np.ndarray, kind: str, model: str, known: Labels) -> tuple[by
     """Return the body of an answer and its media type.
 
     Args:
-        labels: Class ids (H, W) uint8.
+        labels: The prediction.
         kind: ``png``, or a name in `FORMATS`.
         model: Name of the model.
         known: Its classes and colours.
+
+    Raises:
+        Refusal: 422 when the format cannot hold the prediction.
     """
+    values = labels.dtype.kind == "f"
+    if values and kind not in ("png", "json"):
+        raise Refusal(422, f"{model} predicts values, not classes: ask for format=png or json")
+    if kind == "png" and labels.ndim == 3:
+        raise Refusal(422, f"a pixel can have several classes of {model}: ask for format=rle, polygons or json")
     if kind == "png":
-        return png(labels, known.palette), PNG_TYPE
-    size = {"model": model, "height": labels.shape[0], "width": labels.shape[1]}
-    return json.dumps({**size, **FORMATS[kind](labels, known)}, separators=(",", ":")).encode(), JSON_TYPE
+        return value_png(labels) if values else png(labels, known.palette), PNG_TYPE
+    found = value_range(labels) if values else FORMATS[kind](labels, known)
+    size = {"model": model, "height": labels.shape[-2], "width": labels.shape[-1]}
+    return json.dumps({**size, **found}, separators=(",", ":")).encode(), JSON_TYPE

@@ -12,7 +12,7 @@ import numpy as np
 
 from segkernel import Predictor
 from segkernel.errors import SegKernelError, UsageError
-from segkernel.interfaces.model import PixelClasses
+from segkernel.interfaces.model import PixelClasses, PixelMap
 from segkernel.labels import Labels
 from segkernel.sample import Sample
 from segplug_deploy.outputs import PixelLabels
@@ -58,7 +58,8 @@ class ServedModel:
 
     Args:
         name: Its name in addresses.
-        predictor: The model; it takes RGB images, and gives each pixel one class.
+        predictor: The model; it takes RGB images, and gives each pixel one class, any number of classes, or a value
+            such as a depth.
 
     Raises:
         UsageError: When it takes other inputs, or has other outputs.
@@ -67,8 +68,10 @@ class ServedModel:
     def __init__(self, name: str, predictor: Predictor) -> None:
         self.name, self._predictor = name, predictor
         output = predictor.model.outputs["seg"]
-        if not isinstance(output, PixelClasses | PixelLabels) or output.task == "multilabel":
-            raise UsageError(f"{name}: serve takes models that give each pixel one class; this one has another output")
+        if not isinstance(output, PixelMap | PixelLabels) or (not output.classes and output.out_channels > 1):
+            raise UsageError(f"{name}: serve takes models of classes, or of one value, for each pixel; not {output}")
+        self.task: str = output.task if isinstance(output, PixelClasses | PixelLabels) else "values"
+        """That of `Labels`, or ``values``."""
         try:
             pixels = predictor.read(np.zeros((64, 64, 3), np.uint8))
             fits = isinstance(pixels, np.ndarray) and pixels.shape[2] == predictor.preprocessor.mean.shape[1]
@@ -91,10 +94,11 @@ class ServedModel:
         return self._predictor.prepare(self._predictor.read(pixels))
 
     def compute(self, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
-        """Return the class ids (H, W) uint8 of each image, or the error with which it fails."""
+        """Return what `encode` takes for each image, or the error with which it fails."""
         try:
             found = self._predictor.predict_samples(samples)
-            return [prediction.labels.numpy().astype(np.uint8, copy=False) for prediction in found]
+            dtype = np.float32 if self.task == "values" else np.uint8
+            return [prediction.labels.numpy().astype(dtype, copy=False) for prediction in found]
         except Exception as error:
             if len(samples) == 1:
                 return [error]
@@ -109,10 +113,10 @@ class ServedModel:
             log.warning("%s: an image of %d x %d fails: %s", self.name, *size, error)
 
     def describe(self) -> dict[str, Any]:
-        """Return name, classes and colours, as plain values."""
+        """Return name, task, classes and colours, as plain values."""
         pairs = enumerate(zip(self.labels.classes, self.labels.palette, strict=True))
         classes = [{"id": index, "name": name, "color": list(color)} for index, (name, color) in pairs]
-        return {"name": self.name, "classes": classes}
+        return {"name": self.name, "task": self.task, "classes": [] if self.task == "values" else classes}
 
 
 def load(given: Mapping[str, str], **options: Any) -> dict[str, ServedModel]:

@@ -56,8 +56,9 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
             {
                 "name": "format",
                 "in": "query",
-                "description": "png: class ids with a palette; json: shares of the classes; rle: COCO's run lengths; "
-                "polygons: GeoJSON in pixels.",
+                "description": "png: class ids with a palette, or values as thousandths in 16 bits; json: shares of "
+                "the classes, or the range of values; rle: COCO's run lengths; polygons: GeoJSON in pixels. A "
+                "multilabel model has no png, one of values no rle and no polygons.",
                 "schema": {"type": "string", "enum": [*KINDS], "default": "png"},
             },
         ],
@@ -69,7 +70,7 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The classes of the pixels, at the size of the image.",
-                "content": {"image/png": {}, **_json(_ref("Labels"))},
+                "content": {"image/png": {}, **_json({"oneOf": [_ref("Labels"), _ref("Values")]})},
             },
             **{str(status): _error(text) for status, text in ERRORS.items()},
         },
@@ -112,6 +113,11 @@ def _schemas() -> dict[str, Any]:
         "Status": _object(status=text),
         "Error": _object(error=_object(status=whole, message=text)),
         "Models": _object(models={"type": "array", "items": _ref("Model")}),
-        "Model": _object(name=text, classes={"type": "array", "items": _object(**named)}),
+        "Model": _object(
+            name=text,
+            task={"enum": ["multiclass", "binary", "multilabel", "values"]},
+            classes={"type": "array", "items": _object(**named)},
+        ),
         "Labels": _object(model=text, height=whole, width=whole, classes={"type": "array", "items": found}),
+        "Values": _object(model=text, height=whole, width=whole, min=number, mean=number, max=number),
     }

@@ -61,7 +61,7 @@ def command(
     network, channels, crop, chosen = _loaded(model, overrides, device, trust)
     names = [name for name, _ in network.named_modules()]
     if part not in names:
-        raise UsageError(f"--part: the model has no module {part!r}; {suggest(part, names)}")
+        raise UsageError(f"--part: the model has no module {part!r}; {suggest(part, names[1:])}")
     height, width = shape or crop or (512, 512)
     images = torch.zeros(batch_size, channels, height, width, device=chosen)
     log.info("measuring %d passes of %d x %d x %d on %s", repeats, batch_size, height, width, chosen)

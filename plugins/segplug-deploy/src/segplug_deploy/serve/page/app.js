@@ -397,7 +397,9 @@ document.addEventListener("keydown", (event) => {
 });
 
 try {
-  const { models } = await (await fetch("models")).json();
+  const { models: all } = await (await fetch("models")).json();
+  const models = all.filter(({ task }) => ["multiclass", "binary"].includes(task)); // others have no label map
+  if (all.length && !models.length) fail("The models of this server have no label map to show; see API below.");
   models.forEach(({ name, classes }) => state.models.set(name, classes));
   const names = [...state.models.keys()];
   first.append(...names.map((name) => new Option(name)));
