@@ -68,9 +68,10 @@ class ServedModel:
     def __init__(self, name: str, predictor: Predictor) -> None:
         self.name, self._predictor = name, predictor
         output = predictor.model.outputs["seg"]
-        if not isinstance(output, PixelMap | PixelLabels) or (not output.classes and output.out_channels > 1):
+        labelled = isinstance(output, PixelClasses | PixelLabels)
+        if not labelled and not (isinstance(output, PixelMap) and output.out_channels == 1):
             raise UsageError(f"{name}: serve takes models of classes, or of one value, for each pixel; not {output}")
-        self.task: str = output.task if isinstance(output, PixelClasses | PixelLabels) else "values"
+        self.task: str = output.task if labelled else "values"
         """That of `Labels`, or ``values``."""
         try:
             pixels = predictor.read(np.zeros((64, 64, 3), np.uint8))
