@@ -1,7 +1,7 @@
 """Training samples per second of one thread, compared with MMSegmentation's pipeline.
 
     OMP_NUM_THREADS=1 python benchmarks/data_throughput.py
-    OMP_NUM_THREADS=1 python benchmarks/data_throughput.py --opencv --adaptive --photos FOLDER --rounds 9
+    OMP_NUM_THREADS=1 python benchmarks/data_throughput.py --opencv --photos FOLDER --rounds 9
     OMP_NUM_THREADS=1 python benchmarks/data_throughput.py --reference FOLDER
 
 Two recipes: Cityscapes (1024 x 2048 PNG, crops of 512 x 1024) and ADE20K (JPEG of 512 x 683, crops of 512 x 512). The
@@ -16,9 +16,9 @@ times of the thread, so that other processes disturb them little. ``decode`` is 
 OpenCV, and nothing else. Photometric work on the device is not counted. PNGs are decoded by kornia_rs where that is
 installed (``segplug-datasets[fast-png]``), unless ``--opencv`` is given.
 
-Images are synthetic (StreetScenes, enlarged) or read from ``--photos``; label maps are synthetic. OpenCV writes PNGs
-with one filter; ``--adaptive`` writes them with Pillow, which chooses one for each row, as many programs do, and which
-takes longer to decode. A ratio is the reference's time divided by the row's, the median over the rounds.
+Images are synthetic (StreetScenes, enlarged) or read from ``--photos``; label maps are synthetic. Pillow writes the
+files: it chooses a filter for each row of a PNG, as Cityscapes' files have, which takes twice as long to decode as the
+single one of OpenCV. A ratio is the reference's time divided by the row's, the median over the rounds.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ Files = list[tuple[str, str, str | None]]
 # ---------------------------------------------------------------- files
 
 
-def write_files(recipe: Recipe, folder: Path, count: int, photos: list[Path], adaptive: bool = False) -> Files:
+def write_files(recipe: Recipe, folder: Path, count: int, photos: list[Path]) -> Files:
     """Write images and label maps like those of the recipe; return their names and paths."""
     height, width = recipe.size
     scenes = StreetScenes(size=(height // 2, width // 2), length=count)
@@ -97,12 +97,8 @@ def write_files(recipe: Recipe, folder: Path, count: int, photos: list[Path], ad
         labels = cv2.resize(scene["seg"].array, (width, height), interpolation=cv2.INTER_NEAREST)
         path, mask = folder / f"{index}{recipe.suffix}", folder / f"{index}_labels.png"
         stored = np.where(labels == 255, 255 if recipe.offset == 0 else 0, labels + recipe.offset).astype(np.uint8)
-        if adaptive:
-            Image.fromarray(image).save(path, quality=75)  # about 40 KB per JPEG, as in ADE20K
-            Image.fromarray(stored).save(mask)
-        else:
-            cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75] if recipe.suffix == ".jpg" else [])
-            images.write_mask(mask, stored)
+        Image.fromarray(image).save(path, quality=75)  # about 40 KB per JPEG, as in ADE20K
+        Image.fromarray(stored).save(mask)
         files.append((str(index), str(path), str(mask)))
     return files
 
@@ -307,7 +303,7 @@ def measure(rows: dict[str, Callable[[], Iterator[object]]], rounds: int, batche
 
 def run(recipe: Recipe, options: argparse.Namespace, folder: Path, photos: list[Path]) -> None:
     """Write the files, measure and print the table of one recipe."""
-    files = write_files(recipe, folder, options.count, photos, options.adaptive)
+    files = write_files(recipe, folder, options.count, photos)
     dataset = ListedFiles(files, recipe.labels)
     packed = pack(dataset, folder / "packed")
     rows: dict[str, Callable[[], Iterator[object]]] = {
@@ -340,7 +336,6 @@ def main() -> None:
     """Measure both recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="folder of images to use instead of synthetic ones")
-    parser.add_argument("--adaptive", action="store_true", help="write PNGs with a filter chosen for each row")
     parser.add_argument("--opencv", action="store_true", help="decode PNGs by OpenCV, as without kornia_rs")
     parser.add_argument("--reference", type=Path, help="folder with MMSegmentation, MMEngine and MMCV, unpacked")
     parser.add_argument("--count", type=int, default=8, help="images per recipe")
