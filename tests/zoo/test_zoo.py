@@ -18,6 +18,7 @@ from segkernel.config.marks import MarkedDict
 from segkernel.errors import ConfigError
 from segplug_heads.configs.experiments import find_experiment, list_experiments
 from segplug_heads.configs.zoo import find_zoos
+from segplug_heads.moving_in.canonical import canonical_value
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(digest.FILE.read_text("utf-8"))
 FAMILIES = sorted({entry["family"] for entry in PUBLISHED.values()})
@@ -149,7 +150,7 @@ def parameters_of(name: str, *overrides: str) -> int:
 def test_omitted_values_are_the_defaults() -> None:
     rows = [(name, key, value) for names, usual in facts.DEFAULTS for name in names for key, value in usual.items()]
     different = [
-        (*row, found) for row in rows if (found := default_of(*row[:2])) not in (facts._canonical(row[2]), None)
+        (*row, found) for row in rows if (found := default_of(*row[:2])) not in (canonical_value(row[2]), None)
     ]
     assert different == []
 
@@ -164,4 +165,4 @@ def default_of(name: str, argument: str) -> Any:
     if not groups or argument == "requires_grad":
         return None
     found = signature(catalog.load(groups[0], name))[argument].default
-    return facts._canonical(list(found) if isinstance(found, tuple) else found)
+    return canonical_value(list(found) if isinstance(found, tuple) else found)

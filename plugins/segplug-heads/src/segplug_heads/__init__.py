@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from segplug_heads.losses.soft_dice_loss import SoftDiceLoss as SoftDiceLoss
     from segplug_heads.losses.tversky_loss import TverskyLoss as TverskyLoss
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
+    from segplug_heads.moving_in.source import FormerConfigs as FormerConfigs
     from segplug_heads.necks.feature_pyramid import Feature2Pyramid as Feature2Pyramid
     from segplug_heads.necks.fpn import FPN as FPN
     from segplug_heads.necks.ic_neck import ICNeck as ICNeck
@@ -127,6 +128,7 @@ _HOMES = {
     "Feature2Pyramid": ".necks.feature_pyramid",
     "FocalLoss": ".losses.focal_loss",
     "FocalLossCost": ".parts.matching",
+    "FormerConfigs": ".moving_in.source",
     "GCHead": ".heads.gc_head",
     "HuasdorffDisstanceLoss": ".losses.hausdorff_loss",
     "HungarianAssigner": ".parts.matching",

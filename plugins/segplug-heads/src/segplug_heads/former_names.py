@@ -9,6 +9,8 @@ from __future__ import annotations
 SAME_SCOPES = ("mmseg", "mmengine", "mmcv")
 OTHER_SCOPES = ("mmpretrain", "mmcls", "mmdet")
 SCOPED = {
+    "mmcls.ConvNeXt": "ConvNeXt",
+    "mmcls.PoolFormer": "PoolFormer",
     "mmdet.ClassificationCost": "ClassificationCost",
     "mmdet.CrossEntropyLoss": "QueryCrossEntropyLoss",
     "mmdet.CrossEntropyLossCost": "CrossEntropyLossCost",

@@ -15,7 +15,7 @@ from pathlib import Path
 from segkernel.catalog import Catalog
 from segkernel.config.layers import Layers
 from segkernel.config.packaged import LOCAL
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import Problem
 from segplug_heads.configs.experiments import Experiment, add_layers, find_experiment, list_experiments, unknown
 from segplug_heads.configs.zoo import find_zoos, label_of
 
@@ -34,21 +34,14 @@ class ZooSource:
         """Return the experiment, or the file of a whole config; None if no zoo has the name.
 
         Raises:
-            ConfigError: As `find_experiment`, or it is a Python file.
+            ConfigError: As `find_experiment`.
         """
         if name.endswith(".py"):
-            raise ConfigError(self._no_python(Path(name), asked))
+            return None
         if "::" not in name and ("/" in name or os.sep in name):
             return None
         found = find_experiment(name, self.zoos, asked)
         return found.path if found is not None and found.family is None else found
-
-    def _no_python(self, path: Path, asked: str) -> Problem:
-        published = find_experiment(path.stem, self.zoos, asked)
-        near = unknown(path.stem, self.zoos)[0].hint
-        hint = f"this one is packaged, without .py: {path.stem}" if published else near
-        more = "for your own config: write its values as YAML; seg-kernel config check then names the new keys"
-        return Problem(f"{path}: configs are YAML here; Python files are not run", "", asked, f"{hint}\n{more}")
 
     def add_layers(self, found: Experiment, layers: Layers) -> None:
         """Add the data part, the schedule part, the family's base, the variant, and the experiment's own settings."""

@@ -1,0 +1,159 @@
+"""A config file of MMSegmentation as one of ours.
+
+imported = import_config(Path("configs/my_config.py"))
+imported.layer              # {"_base_": "segformer_mit-b0_...", "data": ...}, imported.notes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkernel.catalog import GROUPS, Catalog
+from segkernel.config import load_config
+from segkernel.config.marks import MarkedDict, Place
+from segplug_heads.configs.experiments import list_experiments
+from segplug_heads.configs.zoo import Zoo, find_zoos
+from segplug_heads.moving_in.files import FormerConfig, read_config
+from segplug_heads.moving_in.former import is_former, modernize
+from segplug_heads.moving_in.limits import refused
+from segplug_heads.moving_in.marking import types_in, where
+from segplug_heads.moving_in.notes import Notes
+from segplug_heads.moving_in.sections import SECTIONS, translate_config
+from segplug_heads.moving_in.shortest import closest, least
+from segplug_heads.moving_in.training import devices_of
+
+
+@dataclass
+class Imported:
+    """An imported config.
+
+    Args:
+        source: What was read.
+        version: ``0.x`` or ``1.x``.
+        sections: All sections it sets.
+        layer: The same in its shortest form.
+        notes: What could not be carried over.
+    """
+
+    source: FormerConfig
+    version: str
+    sections: MarkedDict
+    layer: MarkedDict
+    notes: Notes
+
+    @property
+    def base(self) -> str:
+        """The packaged config that it stands on; "" for none."""
+        return str(self.layer.get("_base_", ""))
+
+
+def import_config(
+    path: Path, catalog: Catalog | None = None, devices: int | None = None, folder: Path | None = None
+) -> Imported:
+    """Read a config of MMSegmentation without running it, and translate it.
+
+    Args:
+        path: A file in Python, YAML or JSON.
+        catalog: Whose zoos and components are known.
+        devices: Number of devices of the run it was written for; None reads it from a name with ``8xb2``.
+        folder: MMSegmentation's folder of configs, for bases that are not beside the file.
+
+    Raises:
+        ConfigError: It cannot be read, with file, line and reason.
+    """
+    catalog = catalog or Catalog.discover()
+    zoos = find_zoos(catalog)
+    source, notes = read_config(path, folder, lambda stem: next(iter(published_names(stem, zoos)), "")), Notes()
+    former = is_former(source.config)
+    config = modernize(source.config, notes) if former else source.config
+    if not any(isinstance(config.get(name), (dict, list)) for name in SECTIONS):
+        hint = f"MMSegmentation's have {', '.join(SECTIONS[:-1])} or, in 0.x, data and optimizer"
+        raise refused("holds none of the sections of a config of MMSegmentation", path, hint)
+    count = devices or _devices(path.stem, zoos) or _devices_unknown(config, notes)
+    sections = translate_config(config, count, notes)
+    _unknown_types(sections, catalog, notes)
+    if source.packaged:
+        layer = MarkedDict({"_base_": source.packaged[-1], **sections}, places=sections.places)
+    else:
+        layer = shorten(sections, [Path(name).stem for name in source.texts], zoos)
+    return Imported(source, "0.x" if former else "1.x", sections, layer, notes)
+
+
+def shorten(sections: MarkedDict, files: list[str], zoos: list[Zoo]) -> MarkedDict:
+    """Return the sections over the packaged config that leaves least to write, or as they are.
+
+    Args:
+        sections: All sections.
+        files: Names of the file and of those that it stands on; a packaged experiment of such a name comes first.
+        zoos: Where packaged parts are.
+    """
+    for stem in files:
+        layer = least(sections, published_names(stem, zoos))
+        if layer is not None:
+            return layer
+    return closest(sections, zoos) or sections
+
+
+def published_names(stem: str, zoos: list[Zoo]) -> list[str]:
+    """Return the packaged experiments that were published under a name of 1.x or 0.x."""
+    if not stem.isascii() or not stem:
+        return []
+    before = f"/{stem}/"  # weights were published under the names of 0.x
+    entries = [entry for entry in list_experiments(zoos, stem) if entry.family]
+    exact = [entry.name for entry in entries if entry.name == stem]
+    aliases = [family.section("aliases").get(stem) for zoo in zoos for family in zoo.families(stem)]
+    former = [entry.name for entry in entries if before in str(entry.own.get("_meta_"))]
+    return exact or [str(name) for name in aliases if name] or former
+
+
+def _devices(stem: str, zoos: list[Zoo]) -> int | None:
+    """Return the number of devices that a name tells, or that of the experiment published under it."""
+    return devices_of(stem) or next(filter(None, map(devices_of, published_names(stem, zoos))), None)
+
+
+def _devices_unknown(config: MarkedDict, notes: Notes) -> int:
+    loader = config.get("train_dataloader")
+    if isinstance(loader, MarkedDict) and "batch_size" in loader:
+        what = f"train_dataloader.batch_size={loader['batch_size']}"
+        why = "taken as the total of all devices; if the run had several, give --devices N or set optim.batch_size"
+        notes.say(what, why, where(loader, "batch_size"))
+    return 1
+
+
+def _unknown_types(sections: MarkedDict, catalog: Catalog, notes: Notes) -> None:
+    """Note the components that no installed package offers."""
+    known = {name for group in GROUPS for name in catalog.names(group)}
+    foreign: list[str] = []
+    for path, spec in types_in(sections):
+        name = str(spec["type"])
+        if name == "Albu":
+            foreign.append(path)  # the transforms inside are those of albumentations
+        if name in known or ":" in name or _is_layer(path) or path.startswith(tuple(foreign)):
+            continue
+        moved = catalog.moved(name)
+        why = moved or (
+            "no installed package offers it: install the package that does, or write type: MODULE:CLASS for a class "
+            "of your own that is built on segkernel"
+        )
+        notes.say(f"{path}.type={name}", why, where(spec, "type"))
+
+
+def _is_layer(path: str) -> bool:
+    """Whether a type is that of a norm, activation or convolution, or torch's own optimiser."""
+    return (
+        path == "optim.optimizer" or path.endswith("_cfg") or path.rpartition(".")[2] in ("dropout_layer", "upsample")
+    )
+
+
+def layers_of(imported: Imported) -> Iterator[Any]:
+    """Yield each note with the line it is about."""
+    for note in imported.notes:
+        yield note, imported.source.line(note.place) if isinstance(note.place, Place) else ""
+
+
+def resolved(imported: Imported) -> Any:
+    """Return the whole config, with its base."""
+    return load_config(imported.layer)

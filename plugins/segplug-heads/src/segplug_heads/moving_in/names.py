@@ -1,0 +1,34 @@
+"""Component names of MMSegmentation's configs under our names; the table is `segplug_heads.former_names`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segkernel.config.marks import MarkedDict, MarkedList
+from segplug_heads.former_names import SAME_SCOPES, SCOPED
+
+
+def our_name(name: str) -> str:
+    """Return our name of ``scope.Name`` or ``Name``.
+
+    Raises:
+        KeyError: The scoped name is not in the table.
+    """
+    scope, _, short = name.rpartition(".")
+    return short if scope in ("", *SAME_SCOPES) or ":" in name else SCOPED[name]
+
+
+def translate(config: Any) -> Any:
+    """Return a deep copy in which every ``type`` has our name; unknown scoped names stay as they are."""
+    if isinstance(config, (list, tuple)):
+        items = [translate(entry) for entry in config]
+        return MarkedList(items, places=getattr(config, "places", None), place=getattr(config, "place", None))
+    if not isinstance(config, dict):
+        return config
+    copy = MarkedDict(place=getattr(config, "place", None), places=getattr(config, "places", None))
+    copy.update({key: translate(value) for key, value in config.items()})
+    name = copy.get("type")
+    if isinstance(name, str):
+        scope, _, short = name.rpartition(".")
+        copy["type"] = name if ":" in name else short if scope in ("", *SAME_SCOPES) else SCOPED.get(name, name)
+    return copy

@@ -1,0 +1,204 @@
+"""The shortest form of imported sections: a packaged config as the base, and what differs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from segkernel.config import load_config
+from segkernel.config.marks import MarkedDict, mark
+from segkernel.errors import SegKernelError
+from segplug_heads.configs.zoo import Zoo, read_schedules
+from segplug_heads.moving_in.canonical import canonical
+from segplug_heads.moving_in.marking import types_in
+
+COMPARED = ("model", "data", "optim", "schedule", "engine", "hooks", "evaluate", "seed", "load_from", "work_dir")
+"""The sections that an import writes."""
+
+VARIABLES = ("num_classes", "crop_size", "align_corners")
+"""Keys of ``data`` that packaged configs refer to."""
+
+_MOST_MODELS = 24  # of one pair of backbone and head
+
+
+def with_base(name: str, sections: MarkedDict) -> MarkedDict:
+    """Return ``_base_: name`` and what differs from it.
+
+    Raises:
+        SegKernelError: The base cannot be loaded, or the result would not mean the same as the sections.
+    """
+    plain = _over(name, MarkedDict(), sections)
+    given = _variables(sections)
+    base = load_config(name)["data"]
+    changed = mark({key: value for key, value in given.items() if base.get(key) != value})
+    layer = plain
+    if changed and plain:
+        referred = _over(name, mark({"data": changed}), sections)
+        layer = referred if "num_classes" in changed or size(referred) < size(plain) else plain
+    return MarkedDict({"_base_": name, **layer}, places=layer.places)
+
+
+def means_the_same(layer: Mapping[str, Any], sections: Mapping[str, Any]) -> bool:
+    """Whether a config with a base, resolved, means the same as the sections."""
+    return same(canonical(compared(load_config(layer))), canonical(compared(sections)))
+
+
+def compared(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that are compared, without those that are empty or name no value."""
+    found = {key: sections[key] for key in COMPARED if sections.get(key)}
+    if "data" in found:
+        found["data"] = {key: value for key, value in found["data"].items() if key not in VARIABLES}
+    if "engine" in found:
+        found["engine"] = {key: value for key, value in found["engine"].items() if (key, value) != _ENGINE}
+    return {key: value for key, value in found.items() if value}
+
+
+_ENGINE = ("type", "DDPEngine")  # the engine without a type
+
+
+def size(layer: Any) -> int:
+    """Return the number of values in a layer."""
+    if isinstance(layer, Mapping):
+        return sum(map(size, layer.values())) + bool(layer)
+    return sum(map(size, layer)) + 1 if isinstance(layer, list) else 1
+
+
+def closest(sections: MarkedDict, zoos: list[Zoo]) -> MarkedDict | None:
+    """Return the sections over the packaged parts that leave least to write; None if none leaves less."""
+    data = _closest_data(sections, zoos)
+    alone = [data] if data and _same_set(data, sections) else []
+    return least(sections, [*(_composed(sections, zoos, data) if data else ()), *alone])
+
+
+def least(sections: MarkedDict, names: Iterable[str]) -> MarkedDict | None:
+    """Return the sections over one of some packaged configs, which leaves least to write; None if none leaves less."""
+    best: MarkedDict | None = None
+    for name in names:
+        try:
+            layer = with_base(name, sections)
+            if size(layer) < size(best or sections) and means_the_same(layer, sections):
+                best = layer
+        except SegKernelError:
+            continue
+        if best is not None and size(best) == 2:  # only the base
+            break
+    return best
+
+
+def _same_set(name: str, sections: MarkedDict) -> bool:
+    kinds = [(config["data"].get("train") or {}).get("type") for config in (load_config(name), sections)]
+    return kinds[0] == kinds[1]
+
+
+def _closest_data(sections: MarkedDict, zoos: list[Zoo]) -> str:
+    """Return the name of the data part that leaves least to write, as a file of its package."""
+    names = [f"{zoo.name}::data/{name}.yaml" for zoo in zoos for name in zoo.files("data") if "::" not in zoo.name]
+    own = MarkedDict({key: sections[key] for key in ("data", "evaluate") if key in sections})
+    sizes = {}
+    for name in names if "data" in own else ():
+        try:
+            sizes[name] = size(with_base(name, own))
+        except SegKernelError:
+            continue
+    return min(sizes, key=sizes.__getitem__, default="")
+
+
+def _composed(sections: MarkedDict, zoos: list[Zoo], data: str) -> Iterator[str]:
+    """Yield MODEL_SCHEDULE_DATA for every model with the same backbone and head."""
+    part = data.rpartition("/")[2].removesuffix(".yaml")
+    model = sections.get("model") or {}
+    kinds = [str((model.get(key) or {}).get("type", "")) for key in ("backbone", "decode_head") if _is_map(model, key)]
+    schedule = _schedule(sections, zoos)
+    families = [family for zoo in zoos for family in zoo.families(kinds[0] if kinds else "") if schedule and part]
+    held = {family.path: {str(spec["type"]) for _, spec in types_in(family.data)} for family in families}
+    fitting = [family for family in families if set(kinds) <= held[family.path]] or families
+    models = [f"{family.name}_{name}" for family in fitting for name in family.section("variants")]
+    yield from (f"{model}_{schedule}_{part}" for model in models[:_MOST_MODELS])
+
+
+def _schedule(sections: MarkedDict, zoos: list[Zoo]) -> str:
+    """Return the schedule part with the same batch size and length, or the nearest."""
+    batch = (sections.get("optim") or {}).get("batch_size") or 8
+    length = (sections.get("schedule") or {}).get("iterations") or 80_000
+    parts = {name: part for zoo in zoos for name, part in read_schedules(zoo, []).items()}
+    batches = {name: part.get("optim", {}).get("batch_size") for name, part in parts.items()}
+    layouts = {name: size for name, size in batches.items() if size}
+    lengths = {name: part["schedule"]["iterations"] for name, part in parts.items() if "schedule" in part}
+    if not (layouts and lengths):
+        return ""
+    layout = min(layouts, key=lambda name: abs(layouts[name] - batch))
+    return f"{layout}-{min(lengths, key=lambda name: abs(lengths[name] - length))}"
+
+
+def _is_map(model: Any, key: str) -> bool:
+    return isinstance(model, Mapping) and isinstance(model.get(key), Mapping)
+
+
+def _variables(sections: MarkedDict) -> dict[str, Any]:
+    """Return the values that packaged configs refer to, as far as the sections name them."""
+    model, data = sections.get("model") or {}, sections.get("data") or {}
+    head: Any = model.get("decode_head")
+    head = head[-1] if isinstance(head, list) and head else head
+    found: dict[str, Any] = {}
+    if isinstance(head, Mapping):
+        found |= {key: head[key] for key in ("num_classes", "align_corners") if key in head}
+    crop = (data.get("preprocess") or {}).get("size")
+    crops = [step.get("crop_size") for step in data.get("train_transforms") or () if isinstance(step, Mapping)]
+    crop = crop or next(filter(None, crops), None)
+    return found | ({"crop_size": list(crop)} if isinstance(crop, (list, tuple)) else {})
+
+
+def _over(name: str, changes: MarkedDict, sections: MarkedDict) -> MarkedDict:
+    """Return ``changes`` and what differs, with them, from a packaged config."""
+    base = compared(load_config({"_base_": name, **changes}))
+    ours = compared(sections)
+    base = {key: value for key, value in base.items() if key in ours or key in ("hooks", "engine")}
+    layer = difference(mark_like(sections, ours), base, canonical(ours), canonical(base))
+    result = MarkedDict({**changes, **layer}, places={**changes.places, **layer.places})
+    if "data" in changes:
+        result["data"] = MarkedDict({**changes["data"], **layer.get("data", {})})
+    return result
+
+
+def mark_like(sections: MarkedDict, chosen: dict[str, Any]) -> MarkedDict:
+    """Return chosen sections with the places they had."""
+    places = {key: place for key, place in sections.places.items() if key in chosen}
+    return MarkedDict(chosen, places=places)
+
+
+def difference(ours: Any, base: Any, ours_canonical: Any, base_canonical: Any) -> MarkedDict:
+    """Return the layer that makes of ``base`` what means the same as ``ours``; both are mappings."""
+    layer = MarkedDict(place=getattr(ours, "place", None))
+    for key in {**ours_canonical, **base_canonical}:
+        if key in ours_canonical and key in base_canonical and same(ours_canonical[key], base_canonical[key]):
+            continue
+        if key not in ours and key not in ours_canonical:
+            layer[f"~{key}"] = None
+            continue
+        mine, other = ours.get(key, ours_canonical.get(key)), base.get(key)
+        place = getattr(ours, "places", {}).get(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            layer[key] = _changed(mine, other, ours_canonical.get(key), base_canonical.get(key))
+        else:
+            layer[key] = mine
+        if place is not None:
+            layer.places[key] = place
+    return layer
+
+
+def _changed(mine: Any, other: Any, mine_canonical: Any, other_canonical: Any) -> Any:
+    """Return the layer of a mapping, or the whole mapping where that drops what the base has."""
+    if mine.get("type") != other.get("type"):
+        return mine if "type" in mine and "type" in other else MarkedDict({"_delete_": True, **mine})
+    if not (isinstance(mine_canonical, Mapping) and isinstance(other_canonical, Mapping)):
+        return MarkedDict({"_delete_": True, **mine})
+    return difference(mine, other, mine_canonical, other_canonical)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two canonical values are equal, and true is not 1."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
