@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ def differences(ours: Any, theirs: Any, path: str) -> Iterator[str]:
         yield f"{path} is {json.dumps(ours)[:150]}, packaged {json.dumps(theirs)[:150]}"
 
 
-def digest(config: dict[str, Any]) -> str:
-    """Return a short digest of a resolved config."""
+def digest(config: Mapping[str, Any]) -> str:
+    """Return a short digest of a resolved config, without the order in which plugins are preferred."""
+    config = {key: value for key, value in config.items() if key != "plugins"}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -122,12 +122,11 @@ class _Reader:
     def evaluator(self, path: Path, chain: tuple[Path, ...], names: dict[str, Any]) -> Evaluator:
         def load_names(module: str, level: int, place: Place) -> MarkedDict:
             parts = module.split(".") if module else []
-            if level:
-                base = path.parent.joinpath(*[".."] * (level - 1), *parts)
-            else:
-                base = Path(*parts[1:]) if parts[0] != "mmseg" else Path(*parts[2:])
-                base = (self.folder or Path()) / base
-            return self.file(self.found_file(base.with_name(f"{base.name}.py"), path, place), chain)
+            inside = parts if level else parts[2:]  # of mmseg.configs
+            if not inside or not (level or parts[:2] == ["mmseg", "configs"]):
+                raise refused("a base is a file beside this one, or one of mmseg.configs", place)
+            base = Path(*[".."] * (level - 1), *inside).with_suffix(".py")
+            return self.file(self.found_file(base, path, place), chain)
 
         full = Path(os.path.abspath(path))
         fields = {"fileDirname": str(full.parent), "fileBasename": full.name, "fileExtname": full.suffix}

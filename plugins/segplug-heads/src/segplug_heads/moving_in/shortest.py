@@ -111,22 +111,23 @@ def _composed(sections: MarkedDict, zoos: list[Zoo], data: str) -> Iterator[str]
     schedule = _schedule(sections, zoos)
     families = [family for zoo in zoos for family in zoo.families(kinds[0] if kinds else "") if schedule and part]
     held = {family.path: {str(spec["type"]) for _, spec in types_in(family.data)} for family in families}
-    fitting = [family for family in families if set(kinds) <= held[family.path]] or families
+    fitting = [family for family in families if set(kinds) <= held[family.path]]
     models = [f"{family.name}_{name}" for family in fitting for name in family.section("variants")]
     yield from (f"{model}_{schedule}_{part}" for model in models[:_MOST_MODELS])
 
 
 def _schedule(sections: MarkedDict, zoos: list[Zoo]) -> str:
     """Return the schedule part with the same batch size and length, or the nearest."""
-    batch = (sections.get("optim") or {}).get("batch_size") or 8
-    length = (sections.get("schedule") or {}).get("iterations") or 80_000
+    batch = (sections.get("optim") or {}).get("batch_size")
+    length = (sections.get("schedule") or {}).get("iterations")
+    batch, length = batch if isinstance(batch, int) else 8, length if isinstance(length, int) else 80_000
     parts = {name: part for zoo in zoos for name, part in read_schedules(zoo, []).items()}
     batches = {name: part.get("optim", {}).get("batch_size") for name, part in parts.items()}
     layouts = {name: size for name, size in batches.items() if size}
     lengths = {name: part["schedule"]["iterations"] for name, part in parts.items() if "schedule" in part}
     if not (layouts and lengths):
         return ""
-    layout = min(layouts, key=lambda name: abs(layouts[name] - batch))
+    layout = min(layouts, key=lambda name: (abs(layouts[name] - batch), not name.startswith("4x")))
     return f"{layout}-{min(lengths, key=lambda name: abs(lengths[name] - length))}"
 
 
@@ -150,14 +151,25 @@ def _variables(sections: MarkedDict) -> dict[str, Any]:
 
 def _over(name: str, changes: MarkedDict, sections: MarkedDict) -> MarkedDict:
     """Return ``changes`` and what differs, with them, from a packaged config."""
-    base = compared(load_config({"_base_": name, **changes}))
-    ours = compared(sections)
+    config = load_config({"_base_": name, **changes})
+    ours, base = compared(sections), compared(config)
     base = {key: value for key, value in base.items() if key in ours or key in ("hooks", "engine")}
-    layer = difference(mark_like(sections, ours), base, canonical(ours), canonical(base))
+    layer = difference(mark_like(sections, ours), base, canonical(ours), canonical(base), config.raw)
+    _pin_roots(layer.get("data") or {}, ours.get("data") or {}, config.raw.get("data") or {})
     result = MarkedDict({**changes, **layer}, places={**changes.places, **layer.places})
     if "data" in changes:
         result["data"] = MarkedDict({**changes["data"], **layer.get("data", {})})
     return result
+
+
+def _pin_roots(layer: Any, ours: Any, raw: Any) -> None:
+    """Write the folders of validation and test data where those of the base follow a training set that changes."""
+    for part in ("val", "test") if "train" in layer else ():
+        mine, other = ours.get(part), raw.get(part)
+        if not (isinstance(mine, Mapping) and isinstance(other, Mapping) and mine.get("type") == other.get("type")):
+            continue
+        if "${" in str(other.get("data_root")) and "data_root" in mine:
+            layer.setdefault(part, MarkedDict())["data_root"] = mine["data_root"]
 
 
 def mark_like(sections: MarkedDict, chosen: dict[str, Any]) -> MarkedDict:
@@ -166,8 +178,16 @@ def mark_like(sections: MarkedDict, chosen: dict[str, Any]) -> MarkedDict:
     return MarkedDict(chosen, places=places)
 
 
-def difference(ours: Any, base: Any, ours_canonical: Any, base_canonical: Any) -> MarkedDict:
-    """Return the layer that makes of ``base`` what means the same as ``ours``; both are mappings."""
+def difference(ours: Any, base: Any, ours_canonical: Any, base_canonical: Any, raw: Any) -> MarkedDict:
+    """Return the layer that makes of ``base`` what means the same as ``ours``; both are mappings.
+
+    Args:
+        ours: What is wanted.
+        base: The resolved base.
+        ours_canonical: The canonical form of ``ours``.
+        base_canonical: That of ``base``.
+        raw: The base with its references, over which the layer is laid.
+    """
     layer = MarkedDict(place=getattr(ours, "place", None))
     for key in {**ours_canonical, **base_canonical}:
         if key in ours_canonical and key in base_canonical and same(ours_canonical[key], base_canonical[key]):
@@ -177,8 +197,9 @@ def difference(ours: Any, base: Any, ours_canonical: Any, base_canonical: Any) -
             continue
         mine, other = ours.get(key, ours_canonical.get(key)), base.get(key)
         place = getattr(ours, "places", {}).get(key)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            layer[key] = _changed(mine, other, ours_canonical.get(key), base_canonical.get(key))
+        under = raw.get(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping) and isinstance(under, Mapping):
+            layer[key] = _changed(mine, other, ours_canonical.get(key), base_canonical.get(key), under)
         else:
             layer[key] = mine
         if place is not None:
@@ -186,13 +207,13 @@ def difference(ours: Any, base: Any, ours_canonical: Any, base_canonical: Any) -
     return layer
 
 
-def _changed(mine: Any, other: Any, mine_canonical: Any, other_canonical: Any) -> Any:
+def _changed(mine: Any, other: Any, mine_canonical: Any, other_canonical: Any, raw: Any) -> Any:
     """Return the layer of a mapping, or the whole mapping where that drops what the base has."""
     if mine.get("type") != other.get("type"):
         return mine if "type" in mine and "type" in other else MarkedDict({"_delete_": True, **mine})
     if not (isinstance(mine_canonical, Mapping) and isinstance(other_canonical, Mapping)):
         return MarkedDict({"_delete_": True, **mine})
-    return difference(mine, other, mine_canonical, other_canonical)
+    return difference(mine, other, mine_canonical, other_canonical, raw)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -152,8 +152,6 @@ def engine_section(config: MarkedDict, notes: Notes) -> MarkedDict:
     if _mapping(config, "compile") or config.get("compile") is True:
         put(result, "compile", config)
         result["compile"] = True
-    if result:
-        result["type"] = "DDPEngine"
     return result
 
 
