@@ -10,19 +10,14 @@ is 1 if one differs. With --digests, the digest of every import is written. Runs
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from segkernel.config import load_config
-from segkernel.config.marks import to_builtin
+from outcomes import digest, experiments, outcome
+
 from segkernel.errors import SegKernelError
-from segplug_heads.configs.zoo import find_zoos
-from segplug_heads.moving_in.importing import import_config, published_names, resolved
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,40 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(code)}" for name, code in sorted(digests.items()))
         options.digests.write_text("{\n" + rows + "\n}\n", "utf-8")
     return int(counts["equal"] != counts.total())
-
-
-def experiments(folder: Path, only: str = "") -> Iterator[Path]:
-    """Yield the configs of a folder, without the parts that they are composed of."""
-    for path in sorted(folder.rglob("*.py")):
-        if "_base_" not in path.parts and only in str(path):
-            yield path
-
-
-def outcome(path: Path) -> tuple[str, list[str], dict[str, Any]]:
-    """Return ``equal``, ``differs`` or ``not packaged``, what differs, and the resolved import."""
-    imported = import_config(path)
-    found = to_builtin(resolved(imported).data)
-    names = published_names(path.stem, find_zoos())
-    if not names:
-        return "not packaged", [], found
-    packaged = to_builtin(load_config(imported.base if imported.base in names else names[0]).data)
-    lines = [*differences(found, packaged, ""), *(f"note: {note}" for note in imported.notes)]
-    return "equal" if found == packaged else "differs", lines, found
-
-
-def differences(ours: Any, theirs: Any, path: str) -> Iterator[str]:
-    """Yield what differs between two plain values."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in {**ours, **theirs}:
-            yield from differences(ours.get(key, "absent"), theirs.get(key, "absent"), f"{path}.{key}".lstrip("."))
-    elif ours != theirs:
-        yield f"{path} is {json.dumps(ours)[:150]}, packaged {json.dumps(theirs)[:150]}"
-
-
-def digest(config: Mapping[str, Any]) -> str:
-    """Return a short digest of a resolved config, without the order in which plugins are preferred."""
-    config = {key: value for key, value in config.items() if key != "plugins"}
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import compare
 import pytest
+from outcomes import digest
 
 from segkernel.config import load_config
 
@@ -18,7 +18,7 @@ NAMES = [name for name in DIGESTS if name not in UNAVAILABLE]
 
 
 def different(names: list[str]) -> list[str]:
-    return [name for name in names if compare.digest(load_config(name).data) != DIGESTS[name]]
+    return [name for name in names if digest(load_config(name).data) != DIGESTS[name]]
 
 
 def test_packaged_experiments_are_what_was_imported() -> None:

@@ -22,7 +22,7 @@ def renamed(fact: Mapping[str, Any]) -> dict[str, Any]:
     devices, notes = devices_of(fact["name"]), Notes()
     assert devices is not None
     sections = translate_config(_config(fact), devices, notes)
-    assert not notes, notes
+    assert [note for note in notes if "ForceDefaultOptimWrapperConstructor" not in note.what] == []
     return ours({"engine": {}, "hooks": [], **sections})
 
 
