@@ -105,6 +105,10 @@ def _pipeline(steps: Any, preprocessor: MarkedDict, notes: Notes) -> MarkedList:
             put(preprocessor, "seg_pad_val", step)
         elif kind == "Resize":
             result.append(_resize(step, notes))
+        elif kind == "RandomFlip" and "flip_ratio" in step:
+            flip = step.without("flip_ratio")
+            put(flip, "prob", step, "flip_ratio")
+            result.append(flip)
         elif kind not in _PACKED:
             result.append(plain(step))
     return result
