@@ -112,6 +112,7 @@ def test_models_download_fetches_the_published_weights(call, raised, monkeypatch
     name = "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024"
     assert "cache of https://example.org/psp.pth" in call("models", "download", name)
     assert "published without weights" in str(raised("models", "download", "one-of-a-kind"))
+    assert "cache of open-mmlab://resnet50" in call("models", "download", "open-mmlab://resnet50")
 
 
 def test_models_with_no_match_names_the_near_ones(raised):

@@ -119,17 +119,21 @@ def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
 
 
 @command.command("download")
-@click.argument("config", metavar="NAME", help="A published name.")
+@click.argument("config", metavar="NAME", help="A published name; or an address of weights, open-mmlab://resnet50_v1c.")
 def download(config: str) -> None:
     """Download the published weights of a model into the cache; print the file.
 
     \b
     Examples:
       seg-kernel models download segformer_mit-b0_8xb2-160k_ade20k-512x512
+      seg-kernel models download open-mmlab://resnet50_v1c
     """
     from segkernel.checkpoint import locate
     from segkernel.errors import UsageError
 
+    if "://" in config:
+        click.echo(locate(config))
+        return
     entry = _find(config)
     weights = entry.meta().get("weights")
     if not weights:
