@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segkernel.errors import UsageError
-from segkernel.inference import Preprocessor, infer, predict_batch, slide
+from segkernel.inference import Preprocessor, infer, predict_batch
 from segkernel.interfaces.model import PixelClasses
 from segkernel.nn.windows import SlidingWindows
 from segkernel.sample import Batch, LabelMap, Sample, Targets, collate
@@ -127,19 +127,19 @@ def test_tta_of_a_real_convolution_is_the_plain_prediction_when_there_is_one_vie
 
 
 def test_windows_cover_everything_and_average_where_they_overlap():
-    windows = SlidingWindows((65, 97), (32, 48), (20, 30))
-    ones = slide(lambda x: {"seg": x[:, :1] * 0 + 1}, torch.zeros(1, 3, 65, 97), {"seg": SOFTMAX}, windows)
+    windows = {"mode": "slide", "crop_size": (32, 48), "stride": (20, 30)}
+    ones = infer(lambda x: {"seg": x[:, :1] * 0 + 1}, torch.zeros(1, 3, 65, 97), {"seg": SOFTMAX}, windows)
     assert torch.equal(ones["seg"], torch.ones(1, 1, 65, 97))
     position = torch.arange(97.0).expand(1, 3, 65, 97)
-    found = slide(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, windows)
+    found = infer(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, windows)
     torch.testing.assert_close(found["seg"], position[:, :1])
 
 
 def test_gaussian_windows_count_less_at_their_border():
     # Two windows of 8 that overlap by 4; each returns its own number.
-    windows = SlidingWindows((8, 12), (8, 8), (8, 4), "gaussian")
+    windows = {"mode": "slide", "crop_size": (8, 8), "stride": (8, 4), "blend": "gaussian"}
     numbers = iter([0.0, 1.0])
-    found = slide(lambda x: {"seg": x[:, :1] * 0 + next(numbers)}, torch.zeros(1, 3, 8, 12), {"seg": SOFTMAX}, windows)
+    found = infer(lambda x: {"seg": x[:, :1] * 0 + next(numbers)}, torch.zeros(1, 3, 8, 12), {"seg": SOFTMAX}, windows)
     row = found["seg"][0, 0, 3]
     deviations = (torch.arange(8) - 3.5) * 8 / 9
     weights = (-0.5 * deviations**2).exp()
@@ -147,9 +147,53 @@ def test_gaussian_windows_count_less_at_their_border():
     assert row[:4].tolist() == [0] * 4
     assert row[8:].tolist() == [1] * 4
     position = torch.arange(97.0).expand(1, 3, 65, 97)
-    windows = SlidingWindows((65, 97), (32, 48), (20, 30), "gaussian")
-    found = slide(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, windows)
+    windows = {"mode": "slide", "crop_size": (32, 48), "stride": (20, 30), "blend": "gaussian"}
+    found = infer(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, windows)
     torch.testing.assert_close(found["seg"], position[:, :1])
+
+
+def plain_average(predict, images, crop, stride, blend):
+    """Average windows in two arrays of the images' size, as the reference does."""
+    size = images.shape[2:]
+    windows = SlidingWindows(size, crop, stride, blend)
+    weights = torch.ones(windows.window) if windows.weights is None else windows.weights
+    sums, total = torch.zeros(len(images), 5, *size), torch.zeros(size)
+    for top, left in windows.corners:
+        part = ..., slice(top, top + windows.window[0]), slice(left, left + windows.window[1])
+        sums[part] += predict(images[part])["seg"] * weights
+        total[part] += weights
+    return sums / total
+
+
+@pytest.mark.parametrize("blend", ["uniform", "gaussian"])
+@pytest.mark.parametrize(
+    ("size", "crop", "stride"),
+    [
+        ((150, 90), (40, 48), (15, 30)),
+        ((65, 64), (64, 64), (64, 64)),
+        ((200, 50), (96, 64), (1, 7)),
+        ((9, 9), (9, 9), 9),
+    ],
+)
+def test_strips_of_windows_are_those_of_the_plain_average(blend, size, crop, stride):
+    stride = (stride, stride) if isinstance(stride, int) else stride
+    torch.manual_seed(0)
+    images, conv = torch.rand(2, 3, *size), torch.nn.Conv2d(3, 5, 1).requires_grad_(False)
+    expected = plain_average(predict := lambda x: {"seg": conv(x)}, images, crop, stride, blend)
+    cfg = {"mode": "slide", "crop_size": crop, "stride": stride, "blend": blend}
+    assert torch.equal(infer(predict, images, {"seg": SOFTMAX}, cfg)["seg"], expected)
+    found = predict_batch(predict, plain(images), images, outputs={"seg": SOFTMAX}, test_cfg=cfg)
+    assert torch.equal(torch.stack([prediction.labels for prediction in found]), expected.argmax(1).to(torch.uint8))
+
+
+def test_windows_are_averaged_before_their_rows_are_resized():
+    images = torch.rand(1, 3, 100, 30, generator=torch.Generator().manual_seed(0))
+    batch = plain(images)
+    batch.original_sizes = [(173, 71)]
+    cfg = {"mode": "slide", "crop_size": (40, 30), "stride": (20, 30)}
+    found = predict_batch(lambda x: {"seg": x}, batch, images, outputs={"seg": PixelClasses(3, 3)}, test_cfg=cfg)
+    wide = torch.nn.functional.interpolate(images, (173, 71), mode="bilinear")
+    assert torch.equal(found[0].labels, wide.argmax(1)[0].to(torch.uint8))
 
 
 @pytest.mark.parametrize("blend", ["uniform", "gaussian"])

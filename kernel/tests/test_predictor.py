@@ -496,3 +496,21 @@ def test_prepared_samples_are_one_batch_with_the_predictions_of_single_images() 
         alone = predictor(pixels, probabilities=True)
         assert torch.equal(one.labels, alone.labels)
         assert torch.allclose(one["seg_probabilities"], alone["seg_probabilities"], atol=1e-6)
+
+
+def test_windows_of_an_image_are_normalised_one_by_one() -> None:
+    windows = {"mode": "slide", "crop_size": (16, 16), "stride": (10, 10)}
+    preprocess = {"mean": [99.0, 110.5, 120.25], "std": [57.0, 58.0, 59.0], "channel_order": "bgr"}
+    torch.manual_seed(0)
+    predictor = Predictor(
+        torch.nn.Conv2d(3, 4, 3, padding=1), classes=list("abcd"), preprocess=preprocess, test_cfg=windows
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 41, 3)).astype(np.uint8)
+    seen = []
+    predictor.preprocessor.register_forward_pre_hook(lambda module, batch: seen.append(tuple(batch[0].images.shape)))
+    found = predictor(pixels).labels
+    assert set(seen) == {(1, 3, 16, 16)}
+    predictor.preprocessor.padding[False] = {"size_divisor": 1}  # which has to see the whole image
+    seen.clear()
+    assert torch.equal(predictor(pixels).labels, found)
+    assert seen == [(1, 3, 50, 41)]

@@ -5,7 +5,7 @@ Validation, ``seg-kernel test``, `Predictor` and exported models all use `predic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from segkernel.config.sections import TTA, PaddingConfig, Side, TestConfig, as_p
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import DeviceStep
 from segkernel.interfaces.model import Output, PixelClasses
+from segkernel.interfaces.output import PixelMap
 from segkernel.labels import IGNORE
 from segkernel.nn import resize
 from segkernel.nn.windows import SlidingWindows
@@ -121,19 +122,34 @@ def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_
     Raises:
         UsageError: As `check_views`, or when an output cannot be merged over windows.
     """
-    raw, size = _predicted(predict, images, outputs, test_cfg), _size_of(images)
+    raw, size = _stacked([raw for raw, _ in _strips(predict, images, outputs, test_cfg)]), _size_of(images)
     return {name: outputs[name].resize(value, size, size) for name, value in raw.items()}
 
 
-def _predicted(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig) -> dict[str, Any]:
-    """Return the raw values of `infer`, those of whole images at the stride of the model."""
+def _strips(
+    predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig
+) -> Iterable[tuple[dict[str, Any], Size]]:
+    """Return raw values and their size in the images: whole images at the stride of the model, or strips of windows."""
     check_views(test_cfg)
     mode = test_cfg.get("mode", "whole")
     predict = _both_ways(predict, outputs) if mode.endswith("flip") else predict
     if mode.startswith("whole"):
-        return predict(images)
+        return [(predict(images), _size_of(images))]
+    if others := [type(kind).__name__ for kind in outputs.values() if not isinstance(kind, PixelMap)]:
+        raise UsageError(f"test_cfg: {others[0]} cannot be merged over sliding windows; use mode: whole")
     sizes, how = (as_pair(test_cfg["crop_size"]), as_pair(test_cfg["stride"])), test_cfg.get("blend", "uniform")
-    return slide(predict, images, outputs, SlidingWindows(_size_of(images), *sizes, how, test_cfg.get("batch_size", 1)))
+    windows = SlidingWindows(_size_of(images), *sizes, how, test_cfg.get("batch_size", 1))
+
+    def maps(crops: Tensor) -> dict[str, Tensor]:
+        return {name: outputs[name].resize(raw, *2 * [windows.window]) for name, raw in predict(crops).items()}
+
+    return ((raw, _size_of(next(iter(raw.values())))) for raw in windows.average(maps, images))
+
+
+def _stacked(strips: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the values of strips one below the other; those of a single strip may be of any kind."""
+    names = strips[0] if strips[1:] else ()
+    return {name: torch.cat([strip[name] for strip in strips], -2) for name in names} or strips[0]
 
 
 def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
@@ -151,22 +167,6 @@ def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
 
 def _size_of(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
-
-
-def slide(predict: Predict, images: Tensor, outputs: Mapping[str, Output], windows: SlidingWindows) -> dict[str, Any]:
-    """Predict windows of images; raw values are averaged in overlaps, with the weights of ``windows``.
-
-    Raises:
-        UsageError: An output cannot be merged over windows.
-    """
-    canvases: dict[str, Any] = {}
-    for crops, corners in windows.batches(images):
-        for name, raw in predict(crops).items():
-            values = windows.weigh(outputs[name].resize(raw, windows.window, windows.window))
-            for place, corner in enumerate(corners):
-                part = values[place * len(images) : (place + 1) * len(images)]
-                canvases[name] = outputs[name].paste(canvases.get(name), part, corner, windows.size)
-    return {name: outputs[name].mean(canvas, windows.total.to(images)) for name, canvas in canvases.items()}
 
 
 def predict_batch(
@@ -195,10 +195,16 @@ def predict_batch(
     """
     test_cfg, originals = test_cfg or {"mode": "whole"}, batch.original_sizes or batch.sizes
     if tta is None and not probabilities:
-        raw, seen = _predicted(predict, images, outputs, test_cfg), _size_of(images)
-        sizes = enumerate(zip(batch.sizes, originals))
-        found = ({name: outputs[name].finish(raw[name][i : i + 1], seen, *each) for name in raw} for i, each in sizes)
-        return [Prediction(fields, dict(meta)) for fields, meta in zip(found, batch.meta)]
+        strips, sizes = _strips(predict, images, outputs, test_cfg), list(zip(batch.sizes, originals))
+        if resized := {*batch.sizes, *originals} != {_size_of(images)}:  # pixels are interpolated from two strips
+            strips = [(_stacked([raw for raw, _ in strips]), _size_of(images))]
+
+        def finish(raw: dict[str, Any], size: Size) -> list[dict[str, Any]]:
+            pairs = enumerate(sizes if resized else [(size, size)] * len(sizes))
+            return [{k: outputs[k].finish(raw[k][i : i + 1], size, *pair) for k in raw} for i, pair in pairs]
+
+        parts = [finish(*strip) for strip in strips]
+        return [Prediction(_stacked(fields), dict(meta)) for fields, meta in zip(zip(*parts), batch.meta)]
     views = _views(tta)
     merged: list[dict[str, Any]] = [{} for _ in batch.sizes]
     for scale, flip in views:
@@ -235,7 +241,5 @@ def _restore(output: Output, raw: Any, seen: Size, share: tuple[float, float], o
 
 def _prediction(values: Mapping[str, Any], outputs: Mapping[str, Output], meta: Any, keep: bool) -> Prediction:
     fields = {name: outputs[name].decode(value, True) for name, value in values.items()}
-    if keep:
-        kept = {name: value for name, value in values.items() if isinstance(outputs[name], PixelClasses)}
-        fields |= {f"{name}_probabilities": value[0] for name, value in kept.items()}
-    return Prediction(fields, meta)
+    kept = [name for name in values if keep and isinstance(outputs[name], PixelClasses)]
+    return Prediction(fields | {f"{name}_probabilities": values[name][0] for name in kept}, meta)

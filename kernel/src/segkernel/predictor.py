@@ -23,12 +23,12 @@ from segkernel.config.sections import TTA, Sections, TestConfig
 from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
 from segkernel.errors import ComponentError, DataError, UntrustedError, UsageError, warn_renamed
-from segkernel.inference import Preprocessor, predict_batch
+from segkernel.inference import Predict, Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.labels import Color, Labels
 from segkernel.loading import ExporterChoice, catalog_of, labels_in, labels_of, load_model
 from segkernel.plain import PlainModule
-from segkernel.sample import Prediction, Sample, collate
+from segkernel.sample import Batch, Prediction, Sample, collate
 from segkernel.signature import signature
 
 log = logging.getLogger(__name__)
@@ -175,13 +175,23 @@ class Predictor:
         batch = collate(samples).to(self.device)
         views: dict[str, Any] = {"test_cfg": self.test_cfg, "tta": self.tta, "probabilities": probabilities}
         try:
-            images = self.preprocessor(batch)[0]
-            found = predict_batch(self._engine.predict, batch, images, outputs=self._engine.segmentor.outputs, **views)
+            predict, images = self._preprocessed(batch)
+            found = predict_batch(predict, batch, images, outputs=self._engine.segmentor.outputs, **views)
         except RuntimeError as error:  # too small for the model's strides, or too large for the memory
             size, meta = "x".join(map(str, batch.original_sizes[0])), batch.meta[0]
             reason = f"the model failed on an image of {size} pixels: {str(error).splitlines()[0]}"
             raise DataError(reason, meta["path"] or meta["name"]) from error
         return [prediction.cpu() for prediction in found]
+
+    def _preprocessed(self, batch: Batch) -> tuple[Predict, Tensor]:
+        """Return a function that predicts images, and the images.
+
+        It normalises windows if it can: a whole image in float32 takes four times the memory.
+        """
+        slides = (self.test_cfg or {"mode": "whole"}).get("mode", "whole").startswith("slide") and self.tta is None
+        if not slides or len(batch) > 1 or any(batch.device_steps) or self.preprocessor.padding[False]:
+            return self._engine.predict, self.preprocessor(batch)[0]
+        return lambda crops: self._engine.predict(self.preprocessor(Batch(crops))[0]), batch.images
 
     def prepare(self, pixels: np.ndarray | Sample, *, name: str = "image", path: Any = None) -> Sample:
         """Return the result of `read` after the transforms, for `predict_samples`; threads may call it."""

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from segkernel.errors import ConfigError
 from segkernel.nn import (
-    AdaptivePaddingConv2d,
     DeformConv2d,
     ModulatedDeformConv2d,
     build_conv,
@@ -94,17 +93,3 @@ def test_deformable_convolution_runs_in_half_precision_and_exports_for_any_size(
 def test_wrong_arguments_of_a_deformable_convolution_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         DeformConv2d(3, 4, 3, **options)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (65, 97)])
-def test_adaptive_padding_divides_a_size_exactly(size, stride):
-    conv = build_conv({"type": "Conv2dAdaptivePadding"}, 1, 1, 5, stride=stride, padding=0, dilation=2)
-    assert isinstance(conv, AdaptivePaddingConv2d)
-    assert conv(torch.rand(1, 1, *size)).shape[2:] == tuple(-(-side // stride) for side in size)
-
-
-def test_adaptive_padding_puts_the_odd_pixel_below():
-    conv = AdaptivePaddingConv2d(1, 1, 3, stride=2, bias=False)
-    nn.init.ones_(conv.weight)
-    assert conv(torch.arange(16.0).view(1, 1, 4, 4)).flatten().tolist() == [45.0, 39.0, 66.0, 50.0]

@@ -53,25 +53,8 @@ class Output(ABC):
     def merge(self, merged: Any, raw: Any) -> Any:
         """Return ``merged``, the views of the same images so far (None before the first), together with one more."""
 
-    def paste(self, canvas: Any, raw: Any, corner: tuple[int, int], size: Size) -> Any:
-        """Return ``canvas``, the windows of images of ``size`` so far (None before the first), together with one more.
-
-        Args:
-            canvas: As returned for the previous window.
-            raw: Raw values of a window, resized to it.
-            corner: Its top and left in the images.
-            size: Height and width of the images.
-
-        Raises:
-            UsageError: By default: this kind of output cannot be merged over windows.
-        """
-        raise UsageError(f"test_cfg: {type(self).__name__} cannot be merged over sliding windows; use mode: whole")
-
-    def mean(self, merged: Any, count: int | Tensor) -> Any:
-        """Return raw values from the result of `merge` or `paste`; by default unchanged.
-
-        ``count`` is the number of views, or that of windows over each pixel, (1, 1, H, W).
-        """
+    def mean(self, merged: Any, count: int) -> Any:
+        """Return raw values from the result of `merge` for a number of views; by default unchanged."""
         return merged
 
     @abstractmethod
@@ -104,14 +87,16 @@ class Output(ABC):
 
 
 class PixelMap(Output):
-    """An output with ``out_channels`` values for each pixel: raw values are (N, out_channels, h, w) at any stride."""
+    """An output with ``out_channels`` values for each pixel: raw values are (N, out_channels, h, w) at any stride.
+
+    Only these are averaged over sliding windows.
+    """
 
     out_channels: int
     align_corners: bool
 
     def resize(self, raw: Tensor, old: Size, new: Size) -> Tensor:
-        raw = raw.contiguous()  # torch interpolates other memory layouts with other rounding errors
-        size = tuple(new)
+        raw, size = raw.contiguous(), tuple(new)  # torch interpolates other memory layouts with other rounding errors
         return raw if raw.shape[-2:] == size else interpolate(raw, size, None, "bilinear", self.align_corners)
 
     def flip(self, raw: Tensor, size: Size) -> Tensor:
@@ -123,15 +108,8 @@ class PixelMap(Output):
     def merge(self, merged: Tensor | None, raw: Tensor) -> Tensor:
         return raw if merged is None else merged + raw
 
-    def paste(self, canvas: Tensor | None, raw: Tensor, corner: tuple[int, int], size: Size) -> Tensor:
-        if canvas is None:
-            canvas = raw.new_zeros((*raw.shape[:2], *size))
-        (top, left), (height, width) = corner, raw.shape[-2:]
-        canvas[..., top : top + height, left : left + width] += raw
-        return canvas
-
-    def mean(self, merged: Tensor, count: int | Tensor) -> Tensor:
-        return merged / count if isinstance(count, Tensor) or count > 1 else merged
+    def mean(self, merged: Tensor, count: int) -> Tensor:
+        return merged / count if count > 1 else merged
 
 
 @dataclass(frozen=True)

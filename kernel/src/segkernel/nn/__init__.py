@@ -48,7 +48,7 @@ from segkernel.nn.losses import (
     sum_by_name,
 )
 from segkernel.nn.non_local import NonLocal2d
-from segkernel.nn.padding import AdaptivePadding, AdaptivePaddingConv2d
+from segkernel.nn.padding import AdaptivePadding
 from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, adaptive_max_pool, is_tracing
 from segkernel.nn.pyramid_pooling import PyramidPooling
 from segkernel.nn.ranks import kth_of_valid, mean_over_ranks, shares_batch
@@ -57,7 +57,7 @@ from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_out_indices, check_per_stage
 from segkernel.nn.upsampled import upsample_cross_entropy
 
-__all__ = ["FFN", "AdaptiveAvgPool2d", "AdaptivePadding", "AdaptivePaddingConv2d", "CascadeDecodeHead",
+__all__ = ["FFN", "AdaptiveAvgPool2d", "AdaptivePadding", "CascadeDecodeHead",
            "ClassWeight", "ContextBlock", "ConvModule", "CrossEntropyLoss", "DecodeHead", "DecodeHeadArguments",
            "DeformConv2d", "DepthwiseSeparableConvModule", "DotProductAttention", "DropPath",
            "FreezableBackbone", "HeadArguments", "HeadOptions", "LayerConfig", "LayerConfigs",

@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem, UnknownComponentError, did_you_mean
 from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d
 from segkernel.nn.drop_path import DropPath
-from segkernel.nn.padding import AdaptivePaddingConv2d
 
 LayerConfig = Mapping[str, Any]
 
@@ -36,17 +34,6 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """``SyncBN``: ordinary batch norm on one process; an engine of several processes replaces it."""
 
 
-class HSigmoid(nn.Module):
-    """Hard sigmoid, ``clamp((x + bias) / divisor, min_value, max_value)`` (Howard et al., MobileNetV3, 2019)."""
-
-    def __init__(self, bias: float = 3.0, divisor: float = 6.0, min_value: float = 0.0, max_value: float = 1.0) -> None:
-        super().__init__()
-        self.bias, self.divisor, self.min_value, self.max_value = bias, divisor, min_value, max_value
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ((x + self.bias) / self.divisor).clamp(self.min_value, self.max_value)
-
-
 class QuickGELU(nn.Module):
     """``x * sigmoid(1.702 x)``, the GELU of CLIP (Radford et al., 2021)."""
 
@@ -61,30 +48,11 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class PixelShufflePack(nn.Module):
-    """``pixel_shuffle``: sub-pixel convolution (Shi et al., 2016), a convolution followed by a pixel shuffle.
-
-    (N, in_channels, H, W) -> (N, out_channels, H * scale_factor, W * scale_factor).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, scale_factor: int, upsample_kernel: int) -> None:
-        super().__init__()
-        padding = (upsample_kernel - 1) // 2
-        self.upsample_conv = nn.Conv2d(in_channels, out_channels * scale_factor**2, upsample_kernel, padding=padding)
-        nn.init.xavier_uniform_(self.upsample_conv.weight)
-        nn.init.zeros_(self.upsample_conv.bias)  # type: ignore[arg-type]
-        self.scale_factor = scale_factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.upsample_conv(x), self.scale_factor)
-
-
 CONVS: dict[str, type[nn.Module]] = {
     "Conv": nn.Conv2d,
     "Conv1d": nn.Conv1d,
     "Conv2d": nn.Conv2d,
     "Conv3d": nn.Conv3d,
-    "Conv2dAdaptivePadding": AdaptivePaddingConv2d,
     "DCN": DeformConv2d,
     "DCNv2": ModulatedDeformConv2d,
 }
@@ -117,14 +85,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "Mish": nn.Mish,
     "Sigmoid": nn.Sigmoid,
     "Tanh": nn.Tanh,
-    "HSigmoid": HSigmoid,
     "HSwish": nn.Hardswish,
 }
 UPSAMPLES: dict[str, type[nn.Module]] = {
     "nearest": nn.Upsample,
     "bilinear": nn.Upsample,
     "deconv": nn.ConvTranspose2d,
-    "pixel_shuffle": PixelShufflePack,
 }
 DROPOUTS: dict[str, type[nn.Module]] = {"Dropout": nn.Dropout, "DropPath": DropPath}
 

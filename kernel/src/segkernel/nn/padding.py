@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +43,3 @@ class AdaptivePadding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = (same_padding(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[2:])
         return F.pad(x, (0, width, 0, height)) if self.padding == "corner" else pad_both_sides(x, height, width)
-
-
-class AdaptivePaddingConv2d(nn.Conv2d):
-    """``Conv2dAdaptivePadding``: (N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride)).
-
-    The arguments are those of ``nn.Conv2d``; ``padding`` has no effect.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, **{**kwargs, "padding": 0})
-
-    def forward(self, x: Tensor) -> Tensor:
-        sides = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        return super().forward(pad_both_sides(x, *(same_padding(*side) for side in sides)))

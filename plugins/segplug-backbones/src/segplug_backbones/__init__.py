@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from segplug_backbones.hrnet import hrnet_w40 as hrnet_w40
     from segplug_backbones.hrnet import hrnet_w48 as hrnet_w48
     from segplug_backbones.icnet import ICNet as ICNet
+    from segplug_backbones.layers import AdaptivePaddingConv2d as AdaptivePaddingConv2d
+    from segplug_backbones.layers import HSigmoid as HSigmoid
+    from segplug_backbones.layers import PixelShufflePack as PixelShufflePack
     from segplug_backbones.mae import MAE as MAE
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
     from segplug_backbones.mit import mit_b0 as mit_b0
@@ -118,6 +121,7 @@ if TYPE_CHECKING:
 # isort: on
 
 _HOMES = {
+    "AdaptivePaddingConv2d": ".layers",
     "BEiT": ".beit",
     "BiSeNetV1": ".bisenetv1",
     "BiSeNetV2": ".bisenetv2",
@@ -138,6 +142,7 @@ _HOMES = {
     "FastSCNN": ".fast_scnn",
     "GeneralizedAttention": ".generalized_attention",
     "HRNet": ".hrnet",
+    "HSigmoid": ".layers",
     "ICNet": ".icnet",
     "InterpConv": ".unet",
     "JaxViT": ".weight_formats.vit",
@@ -160,6 +165,7 @@ _HOMES = {
     "OfficialTwins": ".weight_formats.twins",
     "PCPVT": ".twins",
     "PIDNet": ".pidnet",
+    "PixelShufflePack": ".layers",
     "PoolFormer": ".poolformer",
     "ResNeSt": ".resnest",
     "ResNeXt": ".resnext",
