@@ -77,6 +77,26 @@ def test_smooth_logits_need_few_planes(steps: list, monkeypatch: pytest.MonkeyPa
     assert not any(shape[2:] == (32, 64) and shape[1] > 1 for shape in planes)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "nan", "inf"])
+@pytest.mark.parametrize("steps", [[((7, 40), (7, 40))] * 2, [((7, 40), (5, 33)), ((5, 33), (5, 33))]])
+def test_logits_at_the_size_of_the_labels_are_compared_in_parts(
+    kind: str, steps: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segplug_deploy.labels._PIXELS", 90)  # two rows
+    logits = KINDS.get(kind, KINDS["ties"])(smooth(torch.Generator().manual_seed(5), 6, 7, 40)).repeat(2, 1, 1, 1)
+    if kind not in KINDS:
+        logits[1, 3, 2, 5], logits[1, :, 3, 5] = float(kind), -float("inf")
+    assert torch.equal(resized_argmax(logits, steps), expected(logits, steps, False).to(torch.uint8))
+
+
+def test_a_step_to_the_size_at_hand_only_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr("segplug_deploy.labels._argmax", lambda image, steps, *_: sizes.append(steps) or image[0])
+    steps = [((60, 80), (50, 80)), ((200, 160), (190, 150)), ((190, 150), (180, 150))]
+    resized_argmax(torch.zeros(1, 5, 60, 80), steps)
+    assert sizes == [[((200, 160), (180, 150))]]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_count_as_in_argmax(value: float) -> None:
     logits = smooth(torch.Generator().manual_seed(2), 7, 12, 16)

@@ -11,7 +11,7 @@ compared by ``interpolate`` itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ Step = tuple[Size, Size]
 # Below, torch interpolates several classes at once in another way than one: height + width, and classes.
 _SMALL, _FEW = 256, 4
 _BAND, _CHUNK = 1 << 18, 1 << 15  # logits, and interpolated values, that fit into the cache
+_PIXELS = 1 << 17  # of planes that are compared at once
 _COST = 10  # time to interpolate a value here, relative to `interpolate`
 
 
@@ -53,12 +54,48 @@ def resized_argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool = 
         align_corners: As in ``interpolate``.
     """
     dtype = torch.uint8 if logits.shape[1] <= 255 else torch.long
+    logits, steps = _without_copies(logits.detach(), steps)
+    if logits.device.type == "cpu" and not steps:
+        return torch.stack([_argmax_in_parts(image, dtype) for image in logits])
     large = logits.shape[1] > _FEW and min(sum(size) for size, _ in steps) > _SMALL
     if large and logits.device.type == "cpu":
-        largest = float(torch.stack(logits.detach().aminmax()).abs().max())
+        largest = float(torch.stack(logits.aminmax()).abs().max())
         if math.isfinite(largest):
-            return torch.stack([_argmax(image, steps, align_corners, dtype, largest) for image in logits.detach()])
+            return torch.stack([_argmax(image, steps, align_corners, dtype, largest) for image in logits])
     return resize_and_crop(logits, steps, align_corners).argmax(1).to(dtype)
+
+
+def _without_copies(logits: Tensor, steps: Sequence[Step]) -> tuple[Tensor, list[Step]]:
+    """Return logits and the steps that resize them; a step to the size that they have only crops."""
+    kept_steps: list[Step] = []
+    current = tuple(logits.shape[2:])
+    for size, kept in steps:
+        if tuple(size) != current:
+            kept_steps.append((size, kept))
+        elif kept_steps:
+            kept_steps[-1] = kept_steps[-1][0], kept
+        else:
+            logits = logits[..., : kept[0], : kept[1]]
+        current = tuple(kept)
+    return logits, kept_steps
+
+
+def _argmax_in_parts(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the class ids (H, W) of logits (K, H, W), in a fraction of the time of ``argmax`` over strided planes."""
+    labels, rows = torch.zeros(logits.shape[1:], dtype=dtype), max(_PIXELS // logits.shape[2], 1)
+    for part, chosen in zip(logits.split(rows, 1), labels.split(rows)):
+        best = torch.full_like(part[0], -torch.inf)
+        _keep_largest(enumerate(part), best, chosen)
+        if best.isnan().any():
+            chosen.copy_(part.argmax(0))
+    return labels
+
+
+def _keep_largest(planes: Iterable[tuple[int, Tensor]], best: Tensor, chosen: Tensor) -> None:
+    """Write the largest of values into ``best`` and their labels, which ascend, into ``chosen``."""
+    for label, value in planes:
+        torch.maximum(chosen, (value > best).to(chosen.dtype).mul_(label), out=chosen)
+        torch.maximum(best, value, out=best)
 
 
 def resize_and_crop(logits: Tensor, steps: Sequence[Step], align_corners: bool) -> Tensor:
@@ -129,10 +166,9 @@ def _argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool, dtype: t
         pixels, contenders = slice(None), torch.ones_like(contenders)
     best = logits.new_full(labels.view(-1)[pixels].shape, -torch.inf)
     chosen = torch.zeros_like(best, dtype=dtype)
-    for label in contenders.nonzero()[:, 0].tolist():
-        value = resize_and_crop(logits[None, label : label + 1], steps, align_corners).flatten()[pixels]
-        torch.maximum(chosen, (value > best).to(dtype).mul_(label), out=chosen)  # labels ascend
-        torch.maximum(best, value, out=best)
+    planes = ((label, logits[None, label : label + 1]) for label in contenders.nonzero()[:, 0].tolist())
+    values = ((label, resize_and_crop(plane, steps, align_corners).flatten()[pixels]) for label, plane in planes)
+    _keep_largest(values, best, chosen)
     labels.view(-1)[pixels] = chosen
     return labels
 
