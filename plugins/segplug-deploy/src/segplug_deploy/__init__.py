@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segplug_deploy.certificate import Certificate as Certificate
     from segplug_deploy.certificate import Evidence as Evidence
+    from segplug_deploy.evaluation import FastEvaluationHook as FastEvaluationHook
     from segplug_deploy.exporter import VerifiedExporter as VerifiedExporter
     from segplug_deploy.formats.aot_inductor import AOTInductorExporter as AOTInductorExporter
     from segplug_deploy.formats.coreml import CoreMLExporter as CoreMLExporter
@@ -40,6 +41,7 @@ _HOMES = {
     "Evidence": ".certificate",
     "ExecuTorchExporter": ".formats.executorch",
     "ExportedSegmentor": ".runtime",
+    "FastEvaluationHook": ".evaluation",
     "ONNXExporter": ".formats.onnx",
     "ONNXSegmentor": ".formats.onnx",
     "OpenVINOExporter": ".formats.openvino",

@@ -19,7 +19,8 @@ class FastEvaluationHook:
     `optimize_for_inference` makes, with logits that are equal up to rounding.
 
     Args:
-        optimize: Whether a test uses the copy; it does in one process, unless the model has forward hooks.
+        optimize: Whether a test uses the copy; it does in one process, in full precision, and if the model has no
+            forward hooks.
     """
 
     priority = Priority.VERY_LOW  # after hooks that replace the weights
@@ -46,7 +47,7 @@ class FastEvaluationHook:
         from segplug_deploy.inference import optimize_for_inference
 
         engine: Any = run.engine
-        if self.optimize and engine.world_size == 1 and _runs_as_it_is(engine, run.model):
+        if self.optimize and _runs_as_it_is(engine, run.model):
             self._model = engine.segmentor
             engine.segmentor = optimize_for_inference(run.model, engine.device)
         self.before_validation(run)
@@ -59,7 +60,8 @@ class FastEvaluationHook:
 
 
 def _runs_as_it_is(engine: Any, model: Any) -> bool:
-    """Whether an engine predicts with the model itself, which nothing observes."""
+    """Whether an engine predicts with the model itself, in full precision, and nothing observes it."""
+    if engine.world_size > 1 or getattr(engine, "amp", None) or getattr(engine, "segmentor", None) is not model:
+        return False
     modules = model.modules() if hasattr(model, "modules") else ()
-    observed = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    return getattr(engine, "segmentor", None) is model and not observed
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
-from segkernel.interfaces.model import PixelClasses
 from segplug_deploy.fusion import fold_batch_norms, use_onednn
-from segplug_deploy.labels import FastPixelClasses
+from segplug_deploy.labels import fast_outputs
 from segplug_deploy.onednn import has_onednn
 
 log = logging.getLogger(__name__)
@@ -64,10 +62,7 @@ def optimize_for_inference(
     if channels_last and is_deep:
         _to_channels_last(faster)
     if labels:
-        kinds = faster.outputs.items()
-        faster.outputs = {
-            name: FastPixelClasses(**asdict(kind)) if type(kind) is PixelClasses else kind for name, kind in kinds
-        }
+        faster.outputs = fast_outputs(faster.outputs)
     if compile:
         faster.predict = torch.compile(faster.predict)
     return faster

@@ -11,14 +11,14 @@ compared by ``interpolate`` itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from segkernel.interfaces.model import PixelClasses
+from segkernel.interfaces.model import Output, PixelClasses
 from segkernel.nn import upsample_logits
 
 Size = Sequence[int]
@@ -40,8 +40,20 @@ class FastPixelClasses(PixelClasses):
             return torch.cat(fields) if self.task == "multilabel" else fields[0]
         return resized_argmax(raw, [(padded, size), (original, original)], self.align_corners)[0]
 
+    def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
+        if self.threshold is not None and (self.task == "multilabel" or self.out_channels == 1):
+            return super().decode(raw, activated)
+        return resized_argmax(raw, [])[0]
+
     def config(self) -> dict[str, Any]:
         return {**super().config(), "type": PixelClasses.__name__}
+
+
+def fast_outputs(outputs: Mapping[str, Output]) -> dict[str, Output]:
+    """Return outputs by name, those of classes as `FastPixelClasses`."""
+    return {
+        name: FastPixelClasses(**vars(kind)) if type(kind) is PixelClasses else kind for name, kind in outputs.items()
+    }
 
 
 def resized_argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool = False) -> Tensor:
@@ -55,10 +67,10 @@ def resized_argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool = 
     """
     dtype = torch.uint8 if logits.shape[1] <= 255 else torch.long
     logits, steps = _without_copies(logits.detach(), steps)
-    if logits.device.type == "cpu" and not steps:
+    on_cpu = logits.device.type == "cpu"
+    if on_cpu and not steps:
         return torch.stack([_argmax_in_parts(image, dtype) for image in logits])
-    large = logits.shape[1] > _FEW and min(sum(size) for size, _ in steps) > _SMALL
-    if large and logits.device.type == "cpu":
+    if on_cpu and logits.shape[1] > _FEW and min(sum(size) for size, _ in steps) > _SMALL:
         largest = float(torch.stack(logits.aminmax()).abs().max())
         if math.isfinite(largest):
             return torch.stack([_argmax(image, steps, align_corners, dtype, largest) for image in logits])
