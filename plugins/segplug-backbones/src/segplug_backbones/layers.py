@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +16,8 @@ class AdaptivePaddingConv2d(nn.Conv2d):
     The arguments are those of ``nn.Conv2d``; ``padding`` has no effect.
     """
 
+    conformance: ClassVar = {"in_channels": 8, "out_channels": 4, "kernel_size": 3}
+
     def __init__(
         self,
         in_channels: int,
@@ -24,8 +28,9 @@ class AdaptivePaddingConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias, padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         sides = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
@@ -48,6 +53,8 @@ class PixelShufflePack(nn.Module):
 
     (N, in_channels, H, W) -> (N, out_channels, H * scale_factor, W * scale_factor).
     """
+
+    conformance: ClassVar = {"in_channels": 8, "out_channels": 4, "scale_factor": 2, "upsample_kernel": 3}
 
     def __init__(self, in_channels: int, out_channels: int, scale_factor: int, upsample_kernel: int) -> None:
         super().__init__()
