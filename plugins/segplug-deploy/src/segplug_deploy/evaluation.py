@@ -61,7 +61,8 @@ class FastEvaluationHook:
 
 def _runs_as_it_is(engine: Any, model: Any) -> bool:
     """Whether an engine predicts with the model itself, in full precision, and nothing observes it."""
-    if engine.world_size > 1 or getattr(engine, "amp", None) or getattr(engine, "segmentor", None) is not model:
+    is_own = getattr(engine, "segmentor", None) is model
+    if engine.world_size > 1 or getattr(engine, "amp", None) or not is_own:
         return False
     modules = model.modules() if hasattr(model, "modules") else ()
     return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
