@@ -142,7 +142,7 @@ def test_the_command_writes_what_it_is_asked_for(
 ) -> None:
     assert not predict(*TOY, "photo.png", "--out", "out", "--format", kind)
     assert sorted(entry.name for entry in Path("out").iterdir()) == folders
-    assert "1 images predicted on cpu" in capsys.readouterr().out
+    assert "1 image predicted on cpu" in capsys.readouterr().out
 
 
 def test_the_command_predicts_the_good_images_and_names_the_bad(
@@ -256,4 +256,4 @@ def test_inputs_of_every_kind_are_predicted_together(folder: Path, capsys: pytes
     written = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*"))
     assert written == ["pred/photo.png", "pred/region.tif", "vis/movie.mp4", "vis/photo.png"]
     report = capsys.readouterr().out
-    assert all(said in report for said in ("1 images", "2 frames predicted", "4 windows predicted"))
+    assert all(said in report for said in ("1 image predicted", "2 frames predicted", "4 windows predicted"))

@@ -212,12 +212,13 @@ class _Work:
 
     def predict_videos(self, videos: Sequence[Path], **options: Any) -> None:
         """Predict one video after the other; an interrupt ends one early, with the frames until then."""
+        from segplug_datasets.predict.outputs import FORMATS
         from segplug_datasets.predict.sources import output_names
         from segplug_datasets.predict.video import Frames, predict_video
 
         formats = self.formats or ("overlays",)
         for name, path in zip(output_names(videos), videos):
-            self._expect({"vis": "overlays", "pred": "labels"})
+            self._expect({FORMATS[name][1]: name for name in formats if name in FORMATS})
             video = Frames(path)
             total = min(filter(None, (video.count, options["frames"])), default=None)
             stream = predict_video(self.predictor, video, self.out, formats=formats, name=name, **options)
@@ -252,11 +253,11 @@ class _Work:
         """Yield the lines of the report."""
         yield from self._lines
         names = {"overlays": "pictures", "probabilities-tiff": "probabilities"}
-        for folder, name in self._folders.items():
-            if folder.is_dir():
-                yield f"{names.get(name, name):<8}  {folder}"
-        for file in sorted({*self.out.glob("predictions.json"), *self.out.glob("*shares.csv")}):
-            yield f"{'table' if file.suffix == '.csv' else 'rle':<8}  {file}"
+        found = [(names.get(name, name), folder) for folder, name in self._folders.items() if folder.is_dir()]
+        files = sorted({*self.out.glob("predictions.json"), *self.out.glob("*shares.csv")})
+        found += [("table" if file.suffix == ".csv" else "rle", file) for file in files]
+        width = max((len(name) for name, _ in found), default=0)
+        yield from (f"{name:<{width}}  {path}" for name, path in found)
 
 
 def _drain(stream: Iterator[Any], length: int | None, label: str) -> tuple[int, float]:

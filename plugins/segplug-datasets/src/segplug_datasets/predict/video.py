@@ -48,6 +48,7 @@ class Frames:
         if not camera and not Path(source).is_file():
             raise DataError("no such file", source)
         cv2 = opencv()
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # none: the error says it
         self.source = str(source)
         self._capture = cv2.VideoCapture(int(camera[1]) if camera else self.source)
         if not self._capture.isOpened():
