@@ -26,7 +26,7 @@ rounding errors, of four to eight times those of a direct convolution in channel
 TILE = 4
 """Height and width in pixels of the results of a tile."""
 STRIP = 1 << 17
-"""Tiles times input channels that are computed together, so that they stay in the cache."""
+"""Tiles times channels that are computed together: less than the cache, and than the allocator maps for each call."""
 GROWTH = 4
 """Elements of the transformed weights per element of the weights."""
 MIN_CHANNELS = 64
@@ -72,7 +72,7 @@ class WinogradConv2d(OneDNNConv2d):
 
     def _tiles(self) -> int:
         """Return how many tiles are computed together; more if a row has more."""
-        return min(max(STRIP // self.in_channels, 32), 512)
+        return min(max(STRIP // max(self.in_channels, self.out_channels), 32), 512)
 
     def _transformed(self) -> list[Tensor]:
         """Return the 36 matrices of the weights, in the order of `_to_points`, packed by oneDNN."""
