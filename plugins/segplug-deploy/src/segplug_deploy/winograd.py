@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +56,14 @@ class WinogradConv2d(OneDNNConv2d):
         if min(size) < 1 or GROWTH * self.weight.numel() > input.numel() + count:
             return super().forward(input)
         weights = self._transformed()
+        space = self._workspace(input, [-(-length // step) for length, step in zip(size, self.dilation, strict=True)])
         result = input.new_empty(len(input), *size, self.out_channels)
         for image, plane in zip(input.permute(0, 2, 3, 1), result, strict=True):
             for row in range(min(self.dilation[0], size[0])):
                 for column in range(min(self.dilation[1], size[1])):
                     (top, rows), (left, columns) = map(_every, self.dilation, (row - padding[0], column - padding[1]))
                     results = plane[row :: self.dilation[0], column :: self.dilation[1]]
-                    self._convolve(image[rows, columns], (top, left), weights, results)
+                    self._convolve(image[rows, columns], (top, left), weights, results, space)
         return result.permute(0, 3, 1, 2)
 
     def _size(self, input: Tensor) -> list[int]:
@@ -73,6 +74,19 @@ class WinogradConv2d(OneDNNConv2d):
     def _tiles(self) -> int:
         """Return how many tiles are computed together; more if a row has more."""
         return min(max(STRIP // max(self.in_channels, self.out_channels), 32), 512)
+
+    def _workspace(self, input: Tensor, size: list[int]) -> _Workspace:
+        """Return tensors for strips of equal numbers of rows, of a dense convolution with a result of this size."""
+        rows, width = (-(-length // TILE) for length in size)
+        strips = min(-(-rows * width // self._tiles()), rows)
+        height = -(-rows // strips)
+        return _Workspace(
+            input.new_empty(height * TILE + 2, width * TILE + 2, self.in_channels),
+            input.new_empty(6, height, width * TILE + 2, self.in_channels),
+            input.new_empty(6, 6, height, width, self.in_channels),
+            input.new_empty(TILE, 6, height, width, self.out_channels),
+            input.new_empty(height, TILE, width, TILE, self.out_channels),
+        )
 
     def _transformed(self) -> list[Tensor]:
         """Return the 36 matrices of the weights, in the order of `_to_points`, packed by oneDNN."""
@@ -89,7 +103,14 @@ class WinogradConv2d(OneDNNConv2d):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "matrices": None}  # packed tensors can be neither copied nor saved
 
-    def _convolve(self, inside: Tensor, before: tuple[int, int], weights: list[Tensor], results: Tensor) -> None:
+    def _convolve(
+        self,
+        inside: Tensor,
+        before: tuple[int, int],
+        weights: list[Tensor],
+        results: Tensor,
+        space: _Workspace,
+    ) -> None:
         """Write the results (H', W', out_channels) of a dense convolution.
 
         Args:
@@ -97,40 +118,51 @@ class WinogradConv2d(OneDNNConv2d):
             before: Rows and columns of zeros before them.
             weights: Transformed ones.
             results: A view that is written to.
+            space: Overwritten.
         """
         (top, left), (height, width) = before, results.shape[:2]
-        across = -(-width // TILE)
-        step = TILE * max(1, self._tiles() // across)
-        for start in range(0, height, step):
-            down = min(step, TILE * -(-(height - start) // TILE))
-            strip = inside.new_zeros(down + 2, across * TILE + 2, inside.shape[2])
-            taken = inside[max(start - top, 0) : max(start - top + down + 2, 0)]
+        strip = space.pixels
+        for start in range(0, height, len(strip) - 2):
+            taken = inside[max(start - top, 0) : max(start - top + len(strip), 0)]
             first = max(top - start, 0)
-            strip[first : first + len(taken), left : left + taken.shape[1]] = taken
-            tiles = self._convolve_tiles(strip, weights)
-            target = results[start : start + down]
-            if self.bias is not None:
-                tiles += self.bias
+            strip.zero_()[first : first + len(taken), left : left + taken.shape[1]] = taken
+            tiles = self._convolve_tiles(weights, space)
+            target = results[start : start + len(tiles)]
             target.copy_(self.activation(tiles)[: len(target), :width])
 
-    def _convolve_tiles(self, strip: Tensor, weights: list[Tensor]) -> Tensor:
-        """(4 h + 2, 4 w + 2, C) -> (4 h, 4 w, out_channels)"""
-        height, width, channels = (strip.shape[0] - 2) // TILE, (strip.shape[1] - 2) // TILE, strip.shape[2]
-        rows = strip.new_empty(6, height, strip.shape[1], channels)
-        _to_points([strip[i : i + TILE * height - 3 : TILE] for i in range(6)], rows)
-        values = strip.new_empty(6, 6, height, width, channels)
-        _to_points([rows[:, :, i : i + TILE * width - 3 : TILE] for i in range(6)], values)
+    def _convolve_tiles(self, weights: list[Tensor], space: _Workspace) -> Tensor:
+        """Return the results (4 h, 4 w, out_channels) of the pixels of a strip, (4 h + 2, 4 w + 2, C)."""
+        height, width, channels = space.values.shape[2:]
+        _to_points([space.pixels[i : i + TILE * height - 3 : TILE] for i in range(6)], space.rows)
+        _to_points([space.rows[:, :, i : i + TILE * width - 3 : TILE] for i in range(6)], space.values)
         multiply = torch.ops.mkldnn._linear_pointwise
+        # Each of the 16 results has the value at the points 1, 1 once: what is added there is added to all.
+        biases = [self.bias if index == 7 else None for index in range(36)]
         products = [
-            multiply(value, weight, None, "none", [], "").view(height, width, -1)
-            for value, weight in zip(values.view(36, height * width, channels), weights, strict=True)
+            multiply(value, weight, bias, "none", [], "").view(height, width, -1)
+            for value, weight, bias in zip(
+                space.values.view(36, height * width, channels), weights, biases, strict=True
+            )
         ]
-        columns = strip.new_empty(TILE, 6, height, width, self.out_channels)
         for row in range(6):
-            _from_points(products[row::6], columns[:, row])
-        tiles = strip.new_empty(height, TILE, width, TILE, self.out_channels)
-        _from_points(columns.unbind(1), tiles.permute(1, 3, 0, 2, 4))
-        return tiles.view(height * TILE, width * TILE, -1)
+            _from_points(products[row::6], space.columns[:, row])
+        _from_points(space.columns.unbind(1), space.tiles.permute(1, 3, 0, 2, 4))
+        return space.tiles.view(height * TILE, width * TILE, -1)
+
+
+class _Workspace(NamedTuple):
+    """Tensors that every strip of h rows of w tiles overwrites, so that they are mapped once."""
+
+    pixels: Tensor
+    """(4 h + 2, 4 w + 2, C)"""
+    rows: Tensor
+    """Values at points along each column: (6, h, 4 w + 2, C)."""
+    values: Tensor
+    """(6, 6, h, w, C)"""
+    columns: Tensor
+    """Results along each row, values along each column: (4, 6, h, w, out_channels)."""
+    tiles: Tensor
+    """(h, 4, w, 4, out_channels)"""
 
 
 def _every(step: int, start: int) -> tuple[int, slice]:
