@@ -31,6 +31,7 @@ def config() -> dict[str, Any]:
         "data": {"train": data, "val": data, "test": data, "train_transforms": [], "workers": 0},
         "optim": {"optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9}, "batch_size": 2},
         "schedule": {"iterations": 2, "val_interval": 2},
+        "evaluate": {"metrics": [{"type": "IoUMetric"}]},
         "engine": {"type": "LocalEngine", "device": "cpu"},
         "hooks": [{"type": "PicturesHook", "count": 0}, {"type": "CheckpointHook", "interval": 1}],
         "work_dir": "run",

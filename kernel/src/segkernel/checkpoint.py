@@ -197,8 +197,9 @@ def read_torch(path: Path) -> Any:
         Exception: Any error of torch, for a file that is damaged or holds more than plain data; ValueError for one
             whose checksums do not match.
     """
-    if tarfile.is_tarfile(path):
-        raise ValueError("a tar archive, which torch before 2.6 unpacks unconditionally")
+    if tarfile.is_tarfile(path) or path.suffix.lower() == ".safetensors":
+        # torch before 2.6 unpacks the one unconditionally; later versions read the other, but not its metadata
+        raise ValueError("a tar archive or safetensors")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:  # torch writes checksums, and reads without comparing them
             if (entry := archive.testzip()) is not None:

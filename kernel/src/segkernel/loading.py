@@ -91,7 +91,7 @@ def load_model(
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
         UntrustedError: When a file's config names code or other files.
     """
-    source, weights = _from_run(source), _from_run(weights)
+    source, weights = located(source), located(weights)
     if isinstance(source, nn.Module):
         return LoadedModel(source, load_strict(source, weights) if weights else getattr(source, "metadata", {}), None)
     if not isinstance(source, str | Path | Mapping):
@@ -119,10 +119,14 @@ def load_model(
     return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device, trust)
 
 
-def _from_run(source: Any) -> Any:
-    """Return the checkpoint of a run directory; anything else unchanged."""
+def located(source: Any) -> Any:
+    """Return the file of an address, a run directory, or a folder with one published model; others unchanged."""
     if not isinstance(source, str | Path) or not str(source):
         return source
+    if "://" in str(source):
+        return checkpoint.locate(source)
+    if len(published := [*Path(source).glob("*.safetensors")]) == 1:
+        return published[0]
     if runs := sorted(Path(source).glob("*/checkpoints")):
         raise UsageError(f"{source}: is a folder of runs; name one, such as {runs[-1].parent}")
     return rundir.trained(Path(source)) if Path(source, "checkpoints").is_dir() else source

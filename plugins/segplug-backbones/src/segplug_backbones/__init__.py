@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.downloads import Downloads as Downloads
     from segplug_backbones.weight_formats.files import DetectronPickle as DetectronPickle
     from segplug_backbones.weight_formats.files import NumpyArchive as NumpyArchive
-    from segplug_backbones.weight_formats.files import Safetensors as Safetensors
+    from segplug_backbones.weight_formats.hub import HuggingFaceHub as HuggingFaceHub
     from segplug_backbones.weight_formats.inverted import TimmInvertedResiduals as TimmInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.resnet import Detectron2ResNet as Detectron2ResNet
     from segplug_backbones.weight_formats.resnet import DetectronResNet as DetectronResNet
     from segplug_backbones.weight_formats.resnet import TimmResNet as TimmResNet
+    from segplug_backbones.weight_formats.safetensors_files import Safetensors as Safetensors
     from segplug_backbones.weight_formats.stdc import OfficialSTDC as OfficialSTDC
     from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
@@ -143,6 +144,7 @@ _HOMES = {
     "GeneralizedAttention": ".generalized_attention",
     "HRNet": ".hrnet",
     "HSigmoid": ".layers",
+    "HuggingFaceHub": ".weight_formats.hub",
     "ICNet": ".icnet",
     "InterpConv": ".unet",
     "JaxViT": ".weight_formats.vit",
@@ -175,7 +177,7 @@ _HOMES = {
     "STDCContextPathNet": ".stdc",
     "STDCNet": ".stdc",
     "SVT": ".twins",
-    "Safetensors": ".weight_formats.files",
+    "Safetensors": ".weight_formats.safetensors_files",
     "ShuffleNetV2": ".shufflenet_v2",
     "SwinTransformer": ".swin",
     "TIMMBackbone": ".timm_backbone",

@@ -54,25 +54,6 @@ class DetectronPickle(WeightFormat):
         return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
-class Safetensors(WeightFormat):
-    """Files of the package safetensors: tensors by name and nothing else."""
-
-    suffixes: ClassVar = (".safetensors",)
-
-    def read(self, path: Path) -> dict[str, torch.Tensor]:
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise CheckpointError(
-                f"{path}: reading .safetensors needs a package\n    pip install safetensors"
-            ) from error
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: is damaged or not a safetensors file: {error}") from error
-
-
 class _Refused(pickle.UnpicklingError):
     """A pickle asks for something that is not an array."""
 
