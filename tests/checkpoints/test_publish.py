@@ -81,7 +81,7 @@ def test_an_address_of_the_hub_is_a_model(model, monkeypatch, seg_kernel):
     assert Predictor("hf://org/model").classes == ("ground", "sky", "wall")
     assert seg_kernel("predict", "hf://org/model@v1.0", "images", "--out", "out")[0] == 0
     assert seg_kernel("test", "my.yaml", "hf://org/model")[0] == 0
-    assert len(list(Path("out").rglob("*.png"))) == 4
+    assert list(Path("out").rglob("0*.png"))
 
 
 def test_a_model_is_pushed_after_it_is_written(project, monkeypatch, seg_kernel):
