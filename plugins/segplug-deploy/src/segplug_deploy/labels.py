@@ -5,11 +5,12 @@
 Exact: each label is that of ``interpolate`` and ``argmax``. Interpolated values are convex combinations of the logits
 around them: a class whose largest one in a cell is below the smallest one of another class cannot win there. Most cells
 have one candidate. In the others the candidates are interpolated, and if two differ by no more than rounding, they are
-compared by ``interpolate`` itself.
+compared by ``interpolate`` itself. On CUDA, a Triton kernel interpolates all classes of a pixel in registers.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial, reduce
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from segkernel.interfaces.model import Output, PixelClasses
 from segkernel.nn import upsample_logits
+
+log = logging.getLogger(__name__)
 
 Size = Sequence[int]
 Step = tuple[Size, Size]
@@ -74,7 +77,24 @@ def resized_argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool = 
         largest = float(torch.stack(logits.aminmax()).abs().max())
         if math.isfinite(largest):
             return torch.stack([_argmax(image, steps, align_corners, dtype, largest) for image in logits])
+    if logits.device.type == "cuda" and len(steps) == 1 and logits.dtype == torch.float32:
+        kernel = _triton_kernel(logits.device)
+        if kernel is not None and logits.shape[1] <= kernel.MOST_CLASSES and logits.isfinite().all():
+            return kernel.upsampled_argmax(logits, *steps[0], align_corners, dtype)
     return resize_and_crop(logits, steps, align_corners).argmax(1).to(dtype)
+
+
+@lru_cache
+def _triton_kernel(device: torch.device) -> Any:
+    """Return the module of the kernel for this device; None where Triton is missing or the kernel fails."""
+    try:
+        from segplug_deploy import triton_labels
+
+        triton_labels.compare(device)
+    except Exception as error:  # of any kind: Triton compiles here, with the system's compiler and driver
+        log.warning("no Triton kernel for labels; torch upsamples the logits of all classes: %s", error)
+        return None
+    return triton_labels
 
 
 def _without_copies(logits: Tensor, steps: Sequence[Step]) -> tuple[Tensor, list[Step]]:
