@@ -17,10 +17,10 @@ const state = {
 // ---------------------------------------------------------------- requests
 
 async function predict() {
-  if (!state.image) return;
+  const wanted = [first.value, second.value].filter((name, index, all) => name && all.indexOf(name) === index);
+  if (!state.image || !wanted.length) return;
   state.request?.abort();
   const request = (state.request = new AbortController());
-  const wanted = [first.value, second.value].filter((name, index, all) => name && all.indexOf(name) === index);
   state.panels.forEach((panel) => panel.busy(true));
   const { image } = state;
   const start = performance.now();
