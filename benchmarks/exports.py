@@ -179,12 +179,14 @@ def _plain(reason: str) -> str:
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="*", choices=[[], *FAMILIES], metavar="FAMILY")
+    parser.add_argument("families", nargs="*", metavar="FAMILY")
     parser.add_argument("--formats", default=",".join(FORMATS[:4]))
     parser.add_argument("--results", type=Path, default=Path("exports.jsonl"))
     parser.add_argument("--write", action="store_true", help="only write the page")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if unknown := [family for family in options.families if family not in FAMILIES]:
+        parser.error(f"{', '.join(unknown)}: not one of {', '.join(FAMILIES)}")
     formats = options.formats.split(",")
     if options.child:
         for row in export(options.families[0], formats):
