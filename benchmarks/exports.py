@@ -34,8 +34,8 @@ family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pi
 {versions}.
 
 **yes**: batch, height and width are dynamic, and the logits at three sizes and with batches of one to three are
-those of the model within 0.1 %. **larger**: the same, for sizes not below the example's. **fixed**: with fixed sizes
-only (`--dynamic none`). **no**: none of these. Reasons are below. -: not run.
+those of the model within 0.1 %. **larger**: the same, but only for an example of four times the size, and sizes not
+below it. **fixed**: with fixed sizes only (`--dynamic none`). **no**: none of these. Reasons are below. -: not run.
 
 """
 
@@ -59,23 +59,28 @@ def export(family: str, formats: list[str]) -> Iterator[dict[str, Any]]:
     names = {name.lower().removesuffix("exporter"): name for name in Catalog.discover().names("exporters")}
     for kind in formats:
         start = time.monotonic()
-        larger = [(entry.size[0] + 32, entry.size[1] + 64), (entry.size[0] + 13, entry.size[1] + 5)]
-        arguments: dict[str, dict[str, Any]] = {
-            "yes": {"dynamic": True},
-            "larger": {"dynamic": True, "check_sizes": larger},
-            "fixed": {"dynamic": False},
+        height, width = (4 * side for side in entry.size)
+        large = torch.nn.functional.interpolate(example, size=(height, width), mode="bilinear")
+        sizes = [(height + 32, width + 64), (height + 13, width + 5)]
+        attempts: dict[str, tuple[Any, dict[str, Any]]] = {
+            "yes": (example, {"dynamic": True}),
+            "larger": (large, {"dynamic": True, "check_sizes": sizes}),
+            "fixed": (example, {"dynamic": False}),
         }
-        exporters = {result: build("exporters", {"type": names[kind], **each}) for result, each in arguments.items()}
-        found = attempt(model, example, exporters)
+        ways = {
+            result: (build("exporters", {"type": names[kind], **more}), image)
+            for result, (image, more) in attempts.items()
+        }
+        found = attempt(model, ways)
         yield {"family": family, "format": kind, **found, "seconds": round(time.monotonic() - start, 1)}
 
 
-def attempt(model: Any, example: Any, exporters: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of the first exporter that succeeds, and why the first one failed."""
+def attempt(model: Any, ways: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Return the result of the first exporter that succeeds with its example, and why the first one failed."""
     from segkernel.errors import ExportError
 
     reason = ""
-    for result, exporter in exporters.items():
+    for result, (exporter, example) in ways.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
                 line = exporter.export(model, Path(folder) / f"model{exporter.suffix}", example, {})
