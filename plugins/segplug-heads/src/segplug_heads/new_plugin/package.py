@@ -76,20 +76,20 @@ def package_files(plan: Plan) -> dict[str, str]:
         "pyproject.toml": _pyproject(plan),
         "README.md": _readme(plan),
         "LICENSE": _licence(plan),
-        "noxfile.py": names.fill(_read("noxfile.py").replace("0.3", CONTRACT)),
-        ".gitignore": _read("gitignore"),
+        "noxfile.py": names.fill(read_template("noxfile.py").replace("0.3", CONTRACT)),
+        ".gitignore": read_template("gitignore"),
         f"{source}/__init__.py": f'"""{_description(plan)}"""\n',
         f"{source}/py.typed": "",
     }
     if plan.host in _HOST_FILES:
-        files[_HOST_FILES[plan.host]] = _read(f"{plan.host}.yml")
+        files[_HOST_FILES[plan.host]] = read_template(f"{plan.host}.yml")
     for kind in plan.kinds:
-        files[f"{source}/{kind}.py"] = names.fill(_read(f"src/{kind}.py"))
-        files[f"tests/test_{kind}.py"] = names.fill(_read(f"tests/{kind}.py"))
+        files[f"{source}/{kind}.py"] = names.fill(read_template(f"src/{kind}.py"))
+        files[f"tests/test_{kind}.py"] = names.fill(read_template(f"tests/{kind}.py"))
     if plan.kinds:
         name = names.fill("my_model")
         files[f"{source}/zoo/{name}.yaml"] = _config(plan)
-        files["tests/test_config.py"] = names.fill(_read("tests/config.py"))
+        files["tests/test_config.py"] = names.fill(read_template("tests/config.py"))
     return {**files, **plan.files}
 
 
@@ -111,7 +111,8 @@ def _of_template(names: Names, kind: str) -> Component:
     return Component(entry.group, name, names.fill(f"segplug_my_model.{kind}:{entry.template}"))
 
 
-def _read(path: str) -> str:
+def read_template(path: str) -> str:
+    """Return the text of a template."""
     return (TEMPLATES / path).read_text("utf-8")
 
 
@@ -127,7 +128,9 @@ def _pyproject(plan: Plan) -> str:
     for one in plan.offered():
         tables.setdefault(one.group, []).append(f'{one.name} = "{one.value}"\n')
     points = "\n".join(f'[project.entry-points."{PREFIX}{group}"]\n{"".join(rows)}' for group, rows in tables.items())
-    text = _read("pyproject.toml").replace("DESCRIPTION", _description(plan)).replace("SPDX-LICENCE", plan.licence)
+    text = (
+        read_template("pyproject.toml").replace("DESCRIPTION", _description(plan)).replace("SPDX-LICENCE", plan.licence)
+    )
     quoted = ", ".join(f'"{one}"' for one in dict.fromkeys([*needed, *plan.requires]))
     return plan.names.fill(text.replace('"DEPENDENCIES"', quoted).replace("# ENTRY-POINTS\n", f"{points}\n"))
 
@@ -135,16 +138,16 @@ def _pyproject(plan: Plan) -> str:
 def _readme(plan: Plan) -> str:
     rows = [f"| `{one.name}` | {one.group} | `{one.value}` |" for one in plan.offered() if one.group != "zoo"]
     table = "\n".join(["| name | group | class |", "| --- | --- | --- |", *rows])
-    text = choose_lines(_read("README.md"), ["zoo"] if plan.kinds else [])
+    text = choose_lines(read_template("README.md"), ["zoo"] if plan.kinds else [])
     return plan.names.fill(text.replace("DESCRIPTION", _description(plan)).replace("COMPONENTS", table))
 
 
 def _licence(plan: Plan) -> str:
     author = plan.author or f"The authors of {plan.names.distribution}"
-    text = _read(f"licences/{plan.licence}.txt")
+    text = read_template(f"licences/{plan.licence}.txt")
     return text.replace("YEAR", str(datetime.date.today().year)).replace("AUTHOR", author)
 
 
 def _config(plan: Plan) -> str:
-    text = choose_lines(_read("config.yaml"), plan.kinds).replace("SPDX-LICENCE", plan.licence)
+    text = choose_lines(read_template("config.yaml"), plan.kinds).replace("SPDX-LICENCE", plan.licence)
     return plan.names.fill(text)
