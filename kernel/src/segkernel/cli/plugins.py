@@ -78,16 +78,21 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
     """
     from segkernel.testing import check_distribution
 
-    catalog = Catalog.discover()
-    results: dict[str, list[CheckResult]] = {}
+    catalog, results = Catalog.discover(), list[dict[str, Any]]()
     for name in [_wanted(catalog, distribution)[0].distribution] if distribution else _offers(catalog):
         click.echo(f"checking {name}", err=True)
-        results[name] = check_distribution(name, catalog, deep)
+        found = check_distribution(name, catalog, deep)
+        results += [{"distribution": name, **asdict(result)} for result in found]
         if not as_json:
-            _print_results(name, results[name])
+            _print_results(name, found)
     if as_json:
-        _write([{"distribution": name, **asdict(result)} for name, found in results.items() for result in found])
-    if any(result.status == "failed" for found in results.values() for result in found):
+        _write(results)
+    failed = any(result["status"] == "failed" for result in results)
+    step = (
+        "see docs/conformance.md" if failed else "publish it, see docs/plugins.md" if deep else "the same with --deep"
+    )
+    click.echo(f"next: {step}", err=as_json)
+    if failed:
         ctx.exit(3)
 
 
@@ -104,8 +109,7 @@ def _wanted(catalog: Catalog, distribution: str) -> list[Row]:
         return offers[name]
     if name in known.table():
         raise NotInstalledError("plugins", name, name)
-    near = did_you_mean(name, offers) or offers
-    raise UsageError(f"no plugin is called {name!r}; installed: {', '.join(near) or 'none'}")
+    raise UsageError(f"no plugin is called {name!r}; installed: {', '.join(did_you_mean(name, offers) or offers)}")
 
 
 def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
@@ -129,11 +133,9 @@ def _print_list(catalog: Catalog) -> None:
 
 
 def _print_results(name: str, results: Sequence[CheckResult]) -> None:
-    count = Counter(result.status for result in results)
-    click.echo(f"{name}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
-    for result in results:
-        if result.status != "passed":
-            click.echo(f"  {result.status} {result.component} {result.check}: {result.message}")
+    counts = Counter(result.status for result in results).items()
+    rows = [f"  {r.status} {r.component} {r.check}: {r.message}" for r in results if r.status != "passed"]
+    click.echo("\n".join([f"{name}: " + ", ".join(f"{number} {status}" for status, number in counts), *rows]))
 
 
 def _write(data: Any) -> None:

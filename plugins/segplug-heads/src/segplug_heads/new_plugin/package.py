@@ -126,13 +126,17 @@ def _pyproject(plan: Plan) -> str:
     needed = [f"seg-kernel>={CONTRACT},<{upper}", *(text for kind in plan.kinds for text in KINDS[kind].requires)]
     tables: dict[str, list[str]] = {}
     for one in plan.offered():
-        tables.setdefault(one.group, []).append(f'{one.name} = "{one.value}"\n')
+        tables.setdefault(one.group, []).append(f'{_toml_key(one.name)} = "{one.value}"\n')
     points = "\n".join(f'[project.entry-points."{PREFIX}{group}"]\n{"".join(rows)}' for group, rows in tables.items())
     text = (
         read_template("pyproject.toml").replace("DESCRIPTION", _description(plan)).replace("SPDX-LICENCE", plan.licence)
     )
     quoted = ", ".join(f'"{one}"' for one in dict.fromkeys([*needed, *plan.requires]))
     return plan.names.fill(text.replace('"DEPENDENCIES"', quoted).replace("# ENTRY-POINTS\n", f"{points}\n"))
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"'
 
 
 def _readme(plan: Plan) -> str:

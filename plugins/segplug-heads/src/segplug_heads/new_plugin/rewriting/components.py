@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segplug_heads.new_plugin.rewriting.edits import MARK, Source
+from segplug_heads.new_plugin.rewriting.edits import MARK, Source, first_line
 from segplug_heads.new_plugin.rewriting.former import HEAD_ARGUMENTS, INTERFACES, MODEL, NN
 from segplug_heads.new_plugin.rewriting.imports import WIDTH, Imports
 
@@ -372,7 +372,8 @@ class Component:
             text = f'"""{self.node.name}."""\n' + (f"\n{text}\n" if text else "")
             self.source.insert_before(first, f"{text}\n")
         elif text:
-            self.source.insert_after(first, f"\n{text}")
+            adjacent = len(self.node.body) > 1 and first_line(self.node.body[1]) == (first.end_lineno or 0) + 1
+            self.source.insert_after(first, f"\n{text}" + "\n\n" * adjacent)
 
 
 def _super_call(constructor: ast.FunctionDef) -> ast.Call | None:

@@ -67,7 +67,7 @@ class Source:
 
     def insert_before(self, node: ast.stmt, text: str) -> None:
         """Insert lines before a statement, with its indentation."""
-        start = self.starts[_first_line(node) - 1]
+        start = self.starts[first_line(node) - 1]
         self.edit(start, start, _indent(text, self.indentation(node)))
 
     def insert_after(self, node: ast.stmt, text: str) -> None:
@@ -82,7 +82,7 @@ class Source:
 
     def indentation(self, node: ast.stmt) -> str:
         """Return the white space before a statement."""
-        start = self.starts[_first_line(node) - 1]
+        start = self.starts[first_line(node) - 1]
         return re.match(rb"[ \t]*", self.data[start:]).group().decode()  # type: ignore[union-attr]
 
     def result(self) -> str:
@@ -102,7 +102,8 @@ def todos(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.partition(f"# {MARK}: ")[2]
 
 
-def _first_line(node: ast.stmt) -> int:
+def first_line(node: ast.stmt) -> int:
+    """Return the first line of a statement, from 1, with its decorators."""
     decorators = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
