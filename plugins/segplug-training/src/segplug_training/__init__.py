@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segplug_training.finite_loss import FiniteLossHook as FiniteLossHook
     from segplug_training.freeze import FreezeHook as FreezeHook
     from segplug_training.fsdp import FSDPEngine as FSDPEngine
+    from segplug_training.memory import FreedMemoryHook as FreedMemoryHook
     from segplug_training.meter import MeterHook as MeterHook
     from segplug_training.metrics_log import MetricsLogHook as MetricsLogHook
     from segplug_training.momentum import ConstantMomentum as ConstantMomentum
@@ -78,6 +79,7 @@ _HOMES = {
     "ExponentialMomentum": ".momentum",
     "FSDPEngine": ".fsdp",
     "FiniteLossHook": ".finite_loss",
+    "FreedMemoryHook": ".memory",
     "FreezeHook": ".freeze",
     "Lamb": ".more_optimizers",
     "LinearLR": ".schedules",
