@@ -231,3 +231,60 @@ def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.Mo
     assert isinstance(error, SegKernelError)
     assert error.exit_code == 3
     assert "pip install 'segplug-training[plot]'" in str(error)
+
+
+# ---------------------------------------------------------------- logs of MMSegmentation
+
+
+def lines_of(folder: Path, name: str, lines: list[dict[str, object]]) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"mode": "tra')
+    return path
+
+
+OF_0X: list[dict[str, object]] = [
+    {"env_info": "sys.platform: linux", "seed": 0},
+    {"mode": "train", "epoch": 1, "iter": 50, "lr": 0.01, "decode.loss_ce": 2.0, "loss": 2.5, "memory": 9},
+    {"mode": "train", "epoch": 1, "iter": 100, "lr": 0.009, "decode.loss_ce": 1.0, "loss": 1.5},
+    {"mode": "val", "epoch": 1, "iter": 500, "lr": 0.009, "aAcc": 0.9, "mIoU": 0.45, "mAcc": 0.5, "IoU.road": 0.95},
+]
+OF_1X: list[dict[str, object]] = [
+    {"lr": 0.01, "loss": 2.5, "decode.loss_ce": 2.0, "iter": 50, "step": 50, "time": 0.5},
+    {"lr": 0.009, "loss": 1.5, "decode.loss_ce": 1.0, "iter": 100, "step": 100},
+    {"aAcc": 90.0, "mIoU": 45.0, "mAcc": 50.0, "data_time": 0.1, "step": 100},
+]
+
+
+def test_logs_of_both_versions_of_mmsegmentation_have_our_names_and_units(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    lines_of(old, "20210101_000000.log.json", OF_0X)
+    lines_of(new, "20230101_000000/vis_data/scalars.json", OF_1X)
+    for curves in map(read_curves, (old, new)):
+        assert curves.points["train", "loss"] == [(50, 2.5), (100, 1.5)]
+        assert curves.points["train", "lr"] == [(50, 0.01), (100, 0.009)]
+        assert curves.points["val", "mIoU"] == [(100, 45.0)]
+        assert curves.points["val", "aAcc"] == [(100, 90.0)]
+    assert read_curves(old).points["val", "IoU.road"] == [(100, 95.0)]
+
+
+def test_epochs_of_mmsegmentation_become_iterations(tmp_path: Path) -> None:
+    train = [{"mode": "train", "epoch": 1 + i // 2, "iter": 50 * (1 + i % 2), "loss": 1.0} for i in range(4)]
+    old = lines_of(tmp_path, "a.log.json", [*train, {"mode": "val", "epoch": 2, "iter": 9, "mIoU": 0.5}])
+    assert read_curves(old).points["train", "loss"] == [(n, 1.0) for n in (50, 100, 150, 200)]
+    assert read_curves(old).points["val", "mIoU"] == [(200, 50.0)]
+    lines = [{"loss": 1.0, "epoch": 1, "iter": 70, "step": 70}, {"mIoU": 50.0, "step": 1}]
+    assert read_curves(lines_of(tmp_path, "scalars.json", lines)).points["val", "mIoU"] == [(70, 50.0)]
+
+
+def test_a_log_of_mmsegmentation_is_plotted_beside_a_run(run: Path, tmp_path: Path) -> None:
+    theirs = lines_of(tmp_path / "theirs", "1/vis_data/scalars.json", OF_1X).parents[2]
+    assert call(run, theirs, "--keys", "loss,mIoU", "--out", tmp_path / "both.png").exit_code == 0
+    assert (tmp_path / "both.png").is_file()
+
+
+@pytest.mark.parametrize(("text", "said"), [("{}\n[1]\n", "no line has a mode"), ("{\n{}\n", "line 1 is not JSON")])
+def test_a_file_that_is_no_log_is_one_clear_error(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_curves(tmp_path / "a.json")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segkernel.errors import DataError, SegKernelError, UsageError, did_you_mean, suggest
+from segplug_training.mmsegmentation_logs import find_log, read_log
 from segplug_training.progress import is_of_one_class
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ def command(
 ) -> None:
     """Plot loss, learning rate and metric curves of runs.
 
-    RUN is a run directory or a metrics.jsonl. Keys are those of its lines, "loss", "lr", "mIoU", "IoU.road", and may
-    be globs; "val.loss" is the validation loss alone. With --smooth 0.9, lines of training are exponential moving
-    averages, and the values stand behind them in a lighter colour.
+    RUN is a run directory or a metrics.jsonl, or a work directory or JSON log of MMSegmentation. Keys are those of the
+    log's lines, "loss", "lr", "mIoU", "IoU.road", and may be globs; "val.loss" is the validation loss alone. With
+    --smooth 0.9, lines of training are exponential moving averages, and the values stand behind them in a lighter
+    colour.
 
     \b
     Examples:
@@ -95,26 +97,32 @@ class Curves:
 
 
 def read_curves(run: str | Path) -> Curves:
-    """Read a run directory, or a ``metrics.jsonl``.
+    """Read a run directory or a ``metrics.jsonl``, or a work directory or a JSON log of MMSegmentation.
 
     Raises:
         UsageError: When the run does not exist.
         DataError: When the file has no metrics, or a line cannot be read (the last may be incomplete).
     """
-    path = Path(run)
-    path = path / LOG if path.is_dir() else path
+    folder = Path(run)
+    path = folder / LOG if folder.is_dir() else folder
+    theirs = find_log(folder) if folder.is_dir() and not path.is_file() else path if path.suffix == ".json" else None
+    path = theirs or path
     if not path.is_file():
-        raise UsageError(_no_run(Path(run)))
-    curves = Curves(str(run), path.parent)
-    lines = path.read_text("utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        record = _record(line, path, number, last=number == len(lines))
+        raise UsageError(_no_run(folder))
+    curves = Curves(str(run), folder if folder.is_dir() else path.parent)
+    for record in read_log(path) if theirs else _records(path):
         for key, value in record.items():
             if key not in NOT_METRICS and isinstance(value, int | float):
                 curves.points.setdefault((record["kind"], key), []).append((record["iteration"], value))
     if not curves.points:
         raise DataError("no metrics yet: the run has not reached its first log interval", path)
     return curves
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path.read_text("utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        yield _record(line, path, number, last=number == len(lines))
 
 
 def _no_run(run: Path) -> str:

@@ -82,7 +82,8 @@ class _Tensor(Dropped):
     def __new__(cls, *arguments: Any, **more: Any) -> Any:
         storage, offset, size, stride = arguments[:4]
         values = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, size, stride)
-        return values.clone() if values.numel() <= len(storage) else values.new_empty(0)
+        fits = values.nbytes <= storage._untyped_storage.nbytes()  # a stride of 0 may claim any size
+        return values.clone() if fits else values.new_empty(0)
 
 
 _STAND_INS = stand_ins(

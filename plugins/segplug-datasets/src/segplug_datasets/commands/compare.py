@@ -70,9 +70,12 @@ def command(
 ) -> None:
     """Compare B, and each further one, with A on the same images: IoU by class, with intervals and p-values.
 
-    They are run directories tested with the hook EvaluationReport (or its files per_image.npz), or folders of
-    prediction PNGs together with --labels or --config. Images are drawn with replacement, the same for both (paired
-    bootstrap); p-values are not corrected for multiple comparisons.
+    They are run directories tested with the hook EvaluationReport (or its files per_image.npz), or predictions
+    together with --labels or --config: folders of PNGs, or .pkl files of MMSegmentation's tests. Without results of
+    single images, the last figures in the logs are compared, also in work directories of MMSegmentation.
+
+    Images are drawn with replacement, the same for both (paired bootstrap); p-values are not corrected for multiple
+    comparisons.
 
     \b
     Examples:
@@ -92,6 +95,9 @@ def command(
         raise UsageError(f"--picture {picture}: the picture is an SVG, name it .svg")
     runs = (first, second, *others)
     log.info("reading %s", ", ".join(runs))
+    if truth is None and size is None and (logged := _logged(runs)):
+        click.echo(json.dumps({"logged": logged}, indent=2) if as_json else _logged_table(logged))
+        return
     before, *after = [load_results(run, truth) for run in runs]
     log.info("drawing %d times", bootstrap)
     found = [compare(before, each, bootstrap, confidence, seed) for each in after]
@@ -110,6 +116,32 @@ def command(
         click.echo(each.table("A", "B", most) + ("\n" if run != runs[-1] or points else ""))
     if points and size:
         click.echo(_latency_table(points, size))
+
+
+def _logged(runs: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the last figures in the logs of runs, when some have no results of single images; else nothing."""
+    from segplug_datasets.report.logged import logged_figures
+    from segplug_datasets.report.results import PICKLES, find_results
+
+    def has_images(run: str) -> bool:
+        found = find_results(run)
+        return found is not None and found.suffix not in (".json", ".jsonl", *PICKLES)
+
+    figures = {} if all(map(has_images, runs)) else {run: logged_figures(run) for run in runs}
+    return figures if all(figures.values()) else {}
+
+
+def _logged_table(figures: dict[str, dict[str, float]]) -> str:
+    """Return the figures that all runs have, and the differences from the first."""
+    names = [name for name in next(iter(figures.values())) if all(name in each for each in figures.values())]
+    heads = [chr(ord("A") + number) for number in range(len(figures))]
+    rows = [("", *heads, *(f"{head} - A" for head in heads[1:]))]
+    for name in names:
+        first, *rest = (each[name] for each in figures.values())
+        rows.append((name, *(f"{value:.2f}" for value in (first, *rest)), *(f"{value - first:+.2f}" for value in rest)))
+    legend = "\n".join(f"{head}  {run}" for head, run in zip(heads, figures))
+    note = "the last figures in the logs, without intervals: they need the results of single images (EvaluationReport)"
+    return f"{legend}\n\n{table(rows)}\n\n{note}"
 
 
 def _points(runs: Sequence[str], found: Sequence[Comparison], size: tuple[int, int]) -> list[Point]:

@@ -40,6 +40,10 @@ class PerImage:
         """Add one image's `confusion`; ``name`` may be empty."""
         self._entries.append((name, areas(to_array(counts)).astype(np.uint32)))
 
+    def add_areas(self, name: str, areas: np.ndarray) -> None:
+        """Add one image's correct, true and predicted pixels (3, classes)."""
+        self._entries.append((name, areas.astype(np.uint32)))
+
     def merge(self, other: PerImage) -> None:
         """Add the images of ``other``."""
         self._entries = self._entries + other._entries

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,10 @@ from segplug_datasets import image
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.per_image import PerImage
+from segplug_datasets.report.pickles import PICKLES, measure_pickle
+from segplug_datasets.report.truth import Truth
 
 FILE = "per_image.npz"
-
-
-@dataclass
-class Truth:
-    """Ground truth of images, for predictions with the same values.
-
-    Args:
-        classes: Names.
-        maps: (name, class ids (H, W)) of every image, read one at a time.
-        decode: Converts the values of a prediction file to class ids.
-    """
-
-    classes: Sequence[str]
-    maps: Any
-    decode: Any
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        return iter(self.maps)
 
 
 def find_results(place: str | Path) -> Path | None:
@@ -48,12 +31,16 @@ def find_results(place: str | Path) -> Path | None:
 
 
 def load_results(place: str | Path, truth: Truth | None) -> PerImage:
-    """Return the results of a run, or of a folder of prediction PNGs compared with the labels.
+    """Return the results of a run, or of predictions compared with the labels: a folder of PNGs, or a ``.pkl`` file.
 
     Raises:
         DataError: When there is nothing usable, or a prediction is missing.
-        UsageError: When it is a folder of predictions and no labels are given.
+        UsageError: When these are predictions and no labels are given.
     """
+    if Path(place).suffix in PICKLES and Path(place).is_file():
+        if truth is None:
+            raise UsageError(f"{place}: holds predictions, give the labels with --labels or --config")
+        return measure_pickle(Path(place), truth)
     found = find_results(place)
     if found is not None:
         return PerImage.load(found)
