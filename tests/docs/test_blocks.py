@@ -102,8 +102,8 @@ def test_a_config_is_in_order(text: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def named_blocks() -> list[tuple[str, str]]:
     """Return the file name and the text of each block that begins with one, ``# base.yaml``."""
-    texts = [block.values[0] for block in blocks("yaml", OTHERS)]
-    return [(found[1], text) for text in texts if (found := re.match(r"# ([\w./]+\.yaml)\n", text))]
+    texts = [block.values[0] for language in ("yaml", "python") for block in blocks(language, OTHERS)]
+    return [(found[1], text) for text in texts if (found := re.match(r"# ([\w./]+\.(?:yaml|py))\n", text))]
 
 
 def is_part_of_a_zoo(text: str) -> bool:

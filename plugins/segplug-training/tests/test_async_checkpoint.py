@@ -88,11 +88,21 @@ def test_training_continues_while_a_checkpoint_is_written(make_runner, monkeypat
 def test_an_interval_of_epochs_ends_in_the_iteration_that_completes_one(make_runner):
     epochs = {"interval": 2, "by_epoch": True, "keep": None, "best": None}
     length = {"iterations": 12, "batch_size": 3, "validate": False}  # of eight images: epochs end at 3, 6, 8 and 11
-    runner = make_runner(AsyncCheckpointHook(**epochs), **length)
+
+    class Wait:
+        """No checkpoint is postponed."""
+
+        @hookimpl
+        def after_train_iteration(self, run):
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
+
+    runner = make_runner(AsyncCheckpointHook(**epochs), Wait(), **length)
     runner.run()
     saved = sorted((runner.work_dir / "checkpoints").glob("iter_*.pt"))
     assert [path.stem for path in saved] == ["iter_0000006", "iter_0000011", "iter_0000012"]
-    again = make_runner(AsyncCheckpointHook(**epochs), folder="again", **length)
+    again = make_runner(AsyncCheckpointHook(**epochs), Wait(), folder="again", **length)
     again.resume(saved[0])
     again.run()
     saved = sorted((again.work_dir / "checkpoints").glob("iter_*.pt"))

@@ -107,9 +107,8 @@ TYPED = {
     "seg-kernel run my": "my.yaml",
     "seg-kernel run my.yaml optim.opt": "optim.optimizer.",
     "seg-kernel run my.yaml data.sampler.type=EarlySt": "data.sampler.type=EarlyStoppingHook",
-    "seg-kernel explain EarlySt": "EarlyStoppingHook",
 }
-"""A command, a file, a key, a component, a name."""
+"""A command, a file, a key, a component."""
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -13,7 +13,16 @@ from segkernel.nn.padding import pad_both_sides, same_padding
 class AdaptivePaddingConv2d(nn.Conv2d):
     """``Conv2dAdaptivePadding``: (N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride)).
 
-    The arguments are those of ``nn.Conv2d``; ``padding`` has no effect.
+    Args:
+        in_channels: Channels C of the input.
+        out_channels: Channels D of the result.
+        kernel_size: Height and width of the kernel, or both.
+        stride: Pixels of the input per pixel of the result.
+        padding: Has no effect.
+        dilation: Pixels between neighbouring taps of the kernel.
+        groups: Groups of channels that are convolved separately.
+        bias: Whether the result gets a bias.
+        padding_mode: Zeros are added.
     """
 
     conformance: ClassVar = {"in_channels": 8, "out_channels": 4, "kernel_size": 3}
@@ -38,7 +47,14 @@ class AdaptivePaddingConv2d(nn.Conv2d):
 
 
 class HSigmoid(nn.Module):
-    """Hard sigmoid, ``clamp((x + bias) / divisor, min_value, max_value)`` (Howard et al., MobileNetV3, 2019)."""
+    """Hard sigmoid, ``clamp((x + bias) / divisor, min_value, max_value)`` (Howard et al., MobileNetV3, 2019).
+
+    Args:
+        bias: Added to the input.
+        divisor: Divides the sum.
+        min_value: Smallest result.
+        max_value: Largest result.
+    """
 
     def __init__(self, bias: float = 3.0, divisor: float = 6.0, min_value: float = 0.0, max_value: float = 1.0) -> None:
         super().__init__()
@@ -52,6 +68,12 @@ class PixelShufflePack(nn.Module):
     """``pixel_shuffle``: sub-pixel convolution (Shi et al., 2016), a convolution followed by a pixel shuffle.
 
     (N, in_channels, H, W) -> (N, out_channels, H * scale_factor, W * scale_factor).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the result.
+        scale_factor: Height and width of the result, divided by those of the input.
+        upsample_kernel: Size of the convolution's kernel.
     """
 
     conformance: ClassVar = {"in_channels": 8, "out_channels": 4, "scale_factor": 2, "upsample_kernel": 3}
