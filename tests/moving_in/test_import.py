@@ -167,3 +167,24 @@ def test_a_file_without_sections_is_refused(tmp_path: Path) -> None:
     path.write_text("name = 'x'")
     with pytest.raises(ConfigError, match="none of the sections of a config of MMSegmentation"):
         import_config(path)
+
+
+def test_names_that_are_not_read_and_types_that_are_not_installed_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "model = dict(type='EncoderDecoder', _scope_='mmseg', decode_head=dict(type='mmdet.NoHead'))\n"
+        "uda = dict(type='DACS')\n"
+        "norm = dict(type='BN')\n"
+        "optim_wrapper = dict(optimizer=dict(type='SGD', lr=1), paramwise_cfg=dict(depths=[1], norm_decay_mult=0))\n"
+        "train_cfg = dict(max_epochs=3, norm=norm)\n"
+    )
+    imported = import_config(path)
+    assert "_scope_" not in imported.sections["model"]
+    assert imported.sections["optim"]["paramwise"] == {"norm_decay_mult": 0}
+    assert imported.sections["schedule"] == {"epochs": 3}
+    assert [note.what.partition("=")[0] for note in imported.notes] == [
+        "uda",
+        "optim_wrapper.paramwise_cfg.depths",
+        "train_cfg.norm",
+        "model.decode_head.type",
+    ]

@@ -100,3 +100,17 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.py"):
         with pytest.raises(ConfigError, match=r"no such file|not a regular file"):
             read_config(path)
+
+
+def test_classes_of_a_base_can_be_used_and_its_dicts_are_updated_deep(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        base="from mmseg.models import FCNHead\nmodel = dict(type='A', head=dict(n=1, m=1))",
+        config="with read_base():\n    from .base import *\nmodel.update(dict(head=dict(type=FCNHead, n=2)))",
+    )
+    assert dict(config) == {"model": {"type": "A", "head": {"n": 2, "m": 1, "type": "FCNHead"}}}
+
+
+def test_a_break_outside_of_a_loop_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config.py:1:1 is outside of a loop"):
+        read(tmp_path, config="break")

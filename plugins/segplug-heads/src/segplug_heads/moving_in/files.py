@@ -33,12 +33,14 @@ class FormerConfig:
         config: All its names, laid over those of its bases.
         texts: The text of every file, by the name it has in places.
         packaged: Bases that are not on disk, whose experiments the packaged zoo has, lowest first.
+        used: Names that an expression of a file refers to.
     """
 
     path: Path
     config: MarkedDict = field(default_factory=MarkedDict)
     texts: dict[str, str] = field(default_factory=dict)
     packaged: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
 
     def line(self, place: Place) -> str:
         """Return the line that a place means, "" if it is not in these files."""
@@ -77,18 +79,22 @@ class _Reader:
 
     def file(self, path: Path, chain: tuple[Path, ...]) -> MarkedDict:
         """Return the names of a file, laid over its bases."""
-        real = Path(os.path.abspath(path))
-        if real in chain:
-            raise refused("a base includes itself", path)
-        text, label = self.text(path), str(path)
+        real, label = self.entered(path, chain), str(path)
+        text = self.text(path)
         if path.suffix == ".py":
-            return self.python(parse(text, label), path, (*chain, real))
+            return self.python(path, text, (*chain, real))
         problems: list[Problem] = []
         config = read_mapping(text, label, problems)
         if config is None or problems:
             raise ConfigError(problems)
         base = self.bases(config.get(_BASE), path, (*chain, real), config.places.get(_BASE, Place(label)))
         return self.laid(base, config.without(_BASE), label)
+
+    def entered(self, path: Path, chain: tuple[Path, ...]) -> Path:
+        real = Path(os.path.abspath(path))
+        if real in chain:
+            raise refused("a base includes itself", path)
+        return real
 
     def text(self, path: Path) -> str:
         """Return the text of a file after checking what it is."""
@@ -109,29 +115,32 @@ class _Reader:
         self.found.texts[str(path)] = text
         return text
 
-    def python(self, tree: ast.Module, path: Path, chain: tuple[Path, ...]) -> MarkedDict:
-        label, base = str(path), MarkedDict()
+    def python(self, path: Path, text: str, chain: tuple[Path, ...]) -> MarkedDict:
+        tree, base = parse(text, str(path)), MarkedDict()
         statement = next((node for node in tree.body if isinstance(node, ast.Assign) and _names_base(node)), None)
         if statement is not None:
             value = self.evaluator(path, chain, {}).value(statement.value)
-            base = self.bases(value, path, chain, Place(label, statement.lineno, 1))
+            base = self.bases(value, path, chain, Place(str(path), statement.lineno, 1))
         evaluator = self.evaluator(path, chain, {_BASE: base})
         evaluator.run([node for node in tree.body if node is not statement])
-        return self.laid(base, evaluator.config(), label)
+        return self.laid(base, evaluator.config(), str(path))
 
     def evaluator(self, path: Path, chain: tuple[Path, ...], names: dict[str, Any]) -> Evaluator:
-        def load_names(module: str, level: int, place: Place) -> MarkedDict:
+        def load_names(module: str, level: int, place: Place) -> Evaluator:
             parts = module.split(".") if module else []
             inside = parts if level else parts[2:]  # of mmseg.configs
             if not inside or not (level or parts[:2] == ["mmseg", "configs"]):
                 raise refused("a base is a file beside this one, or one of mmseg.configs", place)
             base = Path(*[".."] * (level - 1), *inside).with_suffix(".py")
-            return self.file(self.found_file(base, path, place), chain)
+            file = self.found_file(base, path, place)
+            loaded = self.evaluator(file, (*chain, self.entered(file, chain)), {})
+            loaded.run(parse(self.text(file), str(file)).body)
+            return loaded
 
         full = Path(os.path.abspath(path))
         fields = {"fileDirname": str(full.parent), "fileBasename": full.name, "fileExtname": full.suffix}
         fields["fileBasenameNoExtension"] = full.stem
-        return Evaluator(str(path), self.budget, names, fields, load_names)
+        return Evaluator(str(path), self.budget, names, fields, self.found.used, load_names)
 
     def bases(self, value: Any, path: Path, chain: tuple[Path, ...], place: Place) -> MarkedDict:
         """Return all bases that ``_base_`` names, laid one over the other."""
@@ -157,6 +166,7 @@ class _Reader:
         scope, _, inside = text.rpartition("::")
         here = Path(os.path.normpath(path.parent / inside))
         parts = [part for part in Path(inside).parts if part not in ("..", ".", "/")]
+        parts = parts[parts.index("_base_") :] if "_base_" in parts else parts  # of a checkout, from elsewhere
         there = (self.folder / Path(*parts)) if self.folder and parts else None
         for file in ([] if scope else [here], [there] if there and scope in ("", "mmseg") else []):
             for each in file:

@@ -10,6 +10,7 @@ from segplug_heads.moving_in.marking import made, put, where
 from segplug_heads.moving_in.notes import Notes
 
 _ONLY_BEFORE = ("optimizer", "optimizer_config", "lr_config", "runner", "evaluation", "checkpoint_config", "log_config")
+_ONLY_AFTER = ("optim_wrapper", "param_scheduler", "train_dataloader", "val_dataloader", "default_hooks")
 _POLICIES = {"poly": "PolyLR", "step": "MultiStepLR", "CosineAnnealing": "CosineAnnealingLR", "exp": "ExponentialLR"}
 _LOGGERS = {
     "TensorboardLoggerHook": "TensorboardVisBackend",
@@ -24,7 +25,8 @@ def is_former(config: MarkedDict) -> bool:
     """Whether a config is of 0.x."""
     data = config.get("data")
     loads = isinstance(data, MarkedDict) and bool({"samples_per_gpu", "train", "val", "test"} & set(data))
-    return "optim_wrapper" not in config and (loads or any(key in config for key in _ONLY_BEFORE))
+    is_later = any(key in config for key in _ONLY_AFTER)
+    return not is_later and (loads or any(key in config for key in _ONLY_BEFORE))
 
 
 def modernize(config: MarkedDict, notes: Notes) -> MarkedDict:
@@ -101,8 +103,8 @@ def _schedules(config: MarkedDict, length: MarkedDict, notes: Notes) -> MarkedLi
     spec = config.get("lr_config")
     if not isinstance(spec, MarkedDict):
         return None
-    place, end = spec.place or where(config, "lr_config"), length.get("max_iters", length.get("max_epochs"))
-    by_epoch = bool(spec.get("by_epoch", True))
+    place, by_epoch = spec.place or where(config, "lr_config"), bool(spec.get("by_epoch", True))
+    end = length.get("max_epochs" if by_epoch else "max_iters")  # None is the end of the run
     begin = spec.get("warmup_iters", 0) if spec.get("warmup") and not by_epoch else 0
     result = MarkedList()
     if spec.get("warmup"):

@@ -16,12 +16,13 @@ from segkernel.config import load_config
 from segkernel.config.marks import MarkedDict, Place
 from segplug_heads.configs.experiments import Experiment, list_experiments
 from segplug_heads.configs.zoo import Zoo, find_zoos
+from segplug_heads.former_names import MOVED
 from segplug_heads.moving_in.files import FormerConfig, read_config
 from segplug_heads.moving_in.former import is_former, modernize
 from segplug_heads.moving_in.limits import refused
 from segplug_heads.moving_in.marking import types_in, where
 from segplug_heads.moving_in.notes import Notes
-from segplug_heads.moving_in.sections import SECTIONS, translate_config
+from segplug_heads.moving_in.sections import NO_SECTIONS, SECTIONS, translate_config
 from segplug_heads.moving_in.shortest import closest, least
 from segplug_heads.moving_in.training import devices_of
 
@@ -72,14 +73,21 @@ def import_config(
     if not any(isinstance(config.get(name), (dict, list)) for name in SECTIONS):
         hint = f"MMSegmentation's have {', '.join(SECTIONS[:-1])} or, in 0.x, data and optimizer"
         raise refused("holds none of the sections of a config of MMSegmentation", path, hint)
+    _unread(source, former, notes)
     count = devices or _devices(path.stem, zoos) or _devices_unknown(config, notes)
     sections = translate_config(config, count, notes)
     _unknown_types(sections, catalog, notes)
     if source.packaged:
         layer = MarkedDict({"_base_": source.packaged[-1], **sections}, places=sections.places)
     else:
-        layer = shorten(sections, [Path(name).stem for name in source.texts], zoos)
+        layer = shorten(sections, _experiments_in(source), zoos)
     return Imported(source, "0.x" if former else "1.x", sections, layer, notes)
+
+
+def _experiments_in(source: FormerConfig) -> list[str]:
+    """Return the names of the file and of its bases, without the parts that those are composed of."""
+    paths = [Path(name) for name in source.texts]
+    return [path.stem for path in paths if "_base_" not in path.parts]
 
 
 def shorten(sections: MarkedDict, files: list[str], zoos: list[Zoo]) -> MarkedDict:
@@ -117,6 +125,15 @@ def _is_its_own(entry: Experiment) -> bool:
 def _devices(stem: str, zoos: list[Zoo]) -> int | None:
     """Return the number of devices that a name tells, or that of the experiment published under it."""
     return devices_of(stem) or next(filter(None, map(devices_of, published_names(stem, zoos))), None)
+
+
+def _unread(source: FormerConfig, is_former: bool, notes: Notes) -> None:
+    """Note the mappings with a ``type`` that neither a section nor an expression refers to."""
+    known = {*MOVED, *SECTIONS, *NO_SECTIONS, *(("optimizer", "data") if is_former else ())}
+    for key, value in source.config.items():
+        has_type = isinstance(value, MarkedDict) and "type" in value
+        if has_type and key not in known and key not in source.used:
+            notes.lost(source.config, key, "this name is no section of MMSegmentation and is not read")
 
 
 def _devices_unknown(config: MarkedDict, notes: Notes) -> int:

@@ -27,8 +27,10 @@ def translate(config: Any) -> Any:
         return config
     copy = MarkedDict(place=getattr(config, "place", None), places=getattr(config, "places", None))
     copy.update({key: translate(value) for key, value in config.items()})
-    name = copy.get("type")
+    name, own_scope = copy.get("type"), copy.pop("_scope_", "")
     if isinstance(name, str):
         scope, _, short = name.rpartition(".")
+        if not scope and f"{own_scope}.{name}" in SCOPED:
+            scope, name = own_scope, f"{own_scope}.{name}"
         copy["type"] = name if ":" in name else short if scope in ("", *SAME_SCOPES) else SCOPED.get(name, name)
     return copy

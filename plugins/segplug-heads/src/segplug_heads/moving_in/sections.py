@@ -17,6 +17,9 @@ from segplug_heads.moving_in.training import engine_section, optim_section, sche
 SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "optim_wrapper", "param_scheduler")
 """Names that tell that a file is a config of MMSegmentation 1.x."""
 
+NO_SECTIONS = ("norm_cfg", "optimizer", "test_evaluator", "visualizer", "val_cfg", "test_cfg", "train_cfg", "tta_model")
+"""Names of mappings with a type that need no note: usual variables, and sections that are read elsewhere."""
+
 
 def translate_config(config: MarkedDict, devices: int, notes: Notes) -> MarkedDict:
     """Return our sections; empty ones are left out.

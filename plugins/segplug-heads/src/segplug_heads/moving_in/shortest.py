@@ -8,7 +8,7 @@ from typing import Any
 from segkernel.config import load_config
 from segkernel.config.marks import MarkedDict, mark
 from segkernel.errors import SegKernelError
-from segplug_heads.configs.zoo import Zoo, read_schedules
+from segplug_heads.configs.zoo import Family, Zoo, read_schedules
 from segplug_heads.moving_in.canonical import canonical
 from segplug_heads.moving_in.marking import types_in
 
@@ -110,10 +110,16 @@ def _composed(sections: MarkedDict, zoos: list[Zoo], data: str) -> Iterator[str]
     kinds = [str((model.get(key) or {}).get("type", "")) for key in ("backbone", "decode_head") if _is_map(model, key)]
     schedule = _schedule(sections, zoos)
     families = [family for zoo in zoos for family in zoo.families(kinds[0] if kinds else "") if schedule and part]
-    held = {family.path: {str(spec["type"]) for _, spec in types_in(family.data)} for family in families}
-    fitting = [family for family in families if set(kinds) <= held[family.path]]
+    fitting = [family for family in families if len(kinds) == 2 and _has_model(family, *kinds)]
     models = [f"{family.name}_{name}" for family in fitting for name in family.section("variants")]
     yield from (f"{model}_{schedule}_{part}" for model in models[:_MOST_MODELS])
+
+
+def _has_model(family: Family, backbone: str, head: str) -> bool:
+    """Whether a family has this backbone, and this head as its decode head."""
+    found = list(types_in(family.data))
+    heads = {str(spec["type"]) for path, spec in found if "decode_head" in path.rpartition(".")[2]}
+    return head in heads and backbone in {str(spec["type"]) for _, spec in found}
 
 
 def _schedule(sections: MarkedDict, zoos: list[Zoo]) -> str:

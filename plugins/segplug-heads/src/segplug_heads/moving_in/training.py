@@ -28,6 +28,12 @@ _CONSTRUCTORS = (
     *("DefaultOptimWrapperConstructor", "DefaultOptimizerConstructor"),
     *("LayerDecayOptimizerConstructor", "LearningRateDecayOptimizerConstructor"),
 )
+_PARAMWISE = (
+    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult"),
+    *("layer_decay", "type"),
+)
+"""Rules of optim.paramwise."""
+
 _WRAPPER = (
     *("optimizer", "clip_grad", "paramwise_cfg", "constructor", "loss_scale", "accumulative_counts", "dtype"),
     "use_fsdp",
@@ -63,6 +69,10 @@ def optim_section(config: MarkedDict, devices: int, notes: Notes) -> MarkedDict:
     if wrapper.get("clip_grad"):
         result["clip_grad"] = clip_grad_section(wrapper["clip_grad"])
     paramwise = paramwise_section(wrapper.get("paramwise_cfg"))
+    if paramwise:
+        for key in [key for key in paramwise if key not in _PARAMWISE]:
+            notes.lost(paramwise, key, "optim.paramwise has no such rule", "optim_wrapper.paramwise_cfg")
+            del paramwise[key]
     if paramwise:
         result["paramwise"] = paramwise
     scale = config.get("auto_scale_lr")
@@ -128,7 +138,7 @@ def _schedule(spec: MarkedDict, steps: int, iterations: Any, notes: Notes) -> Ma
         if isinstance(result.get(key), int):
             result[key] //= steps
     usual = {"by_epoch": False, "begin": 0, "end": iterations}
-    for key in [key for key, value in usual.items() if result.get(key) == value and not by_epoch]:
+    for key in [key for key, value in usual.items() if key in result and result[key] == value and not by_epoch]:
         del result[key]
     return result
 
