@@ -14,7 +14,7 @@ from typing import Any
 from segkernel.catalog import GROUPS, Catalog
 from segkernel.config import load_config
 from segkernel.config.marks import MarkedDict, Place
-from segplug_heads.configs.experiments import Experiment, list_experiments
+from segplug_heads.configs.experiments import list_experiments
 from segplug_heads.configs.zoo import Zoo, find_zoos
 from segplug_heads.former_names import MOVED
 from segplug_heads.moving_in.files import FormerConfig, read_config
@@ -113,13 +113,8 @@ def published_names(stem: str, zoos: list[Zoo]) -> list[str]:
     entries = [entry for entry in list_experiments(zoos, stem) if entry.family]
     exact = [entry.name for entry in entries if entry.name == stem]
     aliases = [family.section("aliases").get(stem) for zoo in zoos for family in zoo.families(stem)]
-    former = [entry.name for entry in entries if before in str(entry.own.get("_meta_")) and _is_its_own(entry)]
+    former = [entry.name for entry in entries if before in str(entry.own.get("_meta_"))]
     return exact or [str(name) for name in aliases if name] or former
-
-
-def _is_its_own(entry: Experiment) -> bool:
-    """Whether weights of an experiment are not those of another one, under whose name it was published."""
-    return "published_as" not in entry.meta()
 
 
 def _devices(stem: str, zoos: list[Zoo]) -> int | None:
