@@ -54,9 +54,10 @@ class Runner:
     Args:
         model: A `Segmentor`, or any module with its ``loss``, ``predict`` and ``outputs``. Or a plain module that
             returns logits (N, K, h, w), which is trained with cross-entropy.
-        train: A `Loader`, or a data set (one sample per micro-batch, no transforms). With segplug-datasets also
-            torch's: a ``Dataset`` of pairs (image, mask) or dicts, see its `TorchDataset`, or a ``DataLoader``.
-        val: The same, to validate on.
+        train: A `Loader`, or a data set, of which each device gets its share of ``batch_size`` at once, without
+            transforms. With segplug-datasets also torch's: a ``Dataset`` of pairs (image, mask) or dicts, see its
+            `TorchDataset`, or a ``DataLoader``.
+        val: The same, to validate on; a data set is evaluated one sample at a time.
         test: The same, to test on.
         optimizer: Over the model's parameters, or a function that makes one from the model.
         iterations: Number of optimiser steps; or
@@ -107,7 +108,9 @@ class Runner:
         self.seed = self.engine.agree(seed)
         seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
-        self.train_set, self.val_set, self.test_set = (_loader(part, self.seed, model) for part in (train, val, test))
+        share = max((batch_size or 1) // self.engine.world_size, 1)
+        parts = ((train, share), (val, 1), (test, 1))
+        self.train_set, self.val_set, self.test_set = (_loader(part, self.seed, model, size) for part, size in parts)
         plain = not (hasattr(model, "loss") or hasattr(model, "outputs"))
         self.model: Segmentor = PlainModule(model, len(self.labels.classes)) if plain else model  # type: ignore[assignment]
         self.evaluation = evaluation or Evaluation()
@@ -462,7 +465,7 @@ def _with_defaults(hooks: Sequence[Any], parts: Sequence[Loader | None]) -> list
     return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
 
-def _loader(part: Any, seed: int, model: Any) -> Loader | None:
+def _loader(part: Any, seed: int, model: Any, micro_batch: int) -> Loader | None:
     """Return a loader for what a `Runner` takes; plugins (``adapters``) convert the objects of other libraries."""
     if not isinstance(part, Loader | Dataset | None):
         catalog, given = Catalog.current(), type(part).__name__
@@ -470,4 +473,4 @@ def _loader(part: Any, seed: int, model: Any) -> Loader | None:
         if part is None:
             why = f"a {given} is no data set: it needs classes, palette, a length, and a Sample for each index"
             raise catalog.why_none("adapters", given) or UsageError(why)
-    return part if isinstance(part, Loader | None) else Loader(part, seed=seed)
+    return part if isinstance(part, Loader | None) else Loader(part, micro_batch=micro_batch, seed=seed)

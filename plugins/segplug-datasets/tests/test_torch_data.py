@@ -106,6 +106,13 @@ def test_a_runner_trains_a_plain_module_on_torch_s_loader(tmp_path: Path) -> Non
     assert saved["state_dict"].keys() == {"weight", "bias"}, "the keys are the module's own"
 
 
+def test_a_bare_data_set_is_trained_in_batches_of_the_run_and_validated_image_by_image() -> None:
+    pairs, module = Pairs(FORMS["arrays"]), nn.Conv2d(3, 2, 1)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    runner = Runner(module, train=pairs, val=pairs, optimizer=optimizer, iterations=1, batch_size=4)
+    assert (runner.train_set.micro_batch, runner.val_set.micro_batch) == (4, 1)
+
+
 def test_classes_come_from_the_inner_set_the_model_or_a_wrapper() -> None:
     pairs, bare = Pairs(FORMS["arrays"]), Pairs(FORMS["arrays"], classes=None)
     model = type("Model", (), {"outputs": {"seg": type("Output", (), {"classes": 2})}})
