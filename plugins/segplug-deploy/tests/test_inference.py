@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -63,8 +65,9 @@ def test_only_the_batch_norm_of_a_convolution_that_nothing_else_uses_is_folded(n
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, {"fold": False}, {"channels_last": False}, {"labels": False}])
-def test_logits_are_equal_and_the_model_is_left_as_it_is(net: Net, options: dict) -> None:
+@pytest.mark.parametrize("off", [None, "fold", "onednn", "winograd", "channels_last", "labels"])
+def test_logits_are_equal_and_the_model_is_left_as_it_is(net: Net, off: str | None) -> None:
+    options: dict = {off: False} if off else {}
     before = net(IMAGES)
     faster = optimize_for_inference(net, **options)
     torch.testing.assert_close(faster(IMAGES), before)
@@ -73,6 +76,15 @@ def test_logits_are_equal_and_the_model_is_left_as_it_is(net: Net, options: dict
     assert norms(faster) == (4 if options.get("fold", True) else 6)
     assert type(faster.outputs["seg"]) is (FastPixelClasses if options.get("labels", True) else PixelClasses)
     assert faster(IMAGES).is_contiguous(memory_format=torch.channels_last) == options.get("channels_last", True)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_same_logits(net: Net) -> None:
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    faster = optimize_for_inference(net, compile=True)
+    with torch.no_grad():
+        torch.testing.assert_close(faster.predict(IMAGES)["seg"], net.predict(IMAGES)["seg"])
 
 
 def test_parameters_that_do_not_change_take_no_memory(net: Net) -> None:

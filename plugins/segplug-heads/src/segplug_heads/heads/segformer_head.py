@@ -57,6 +57,6 @@ class SegformerHead(DecodeHead):
         weight, *weights = conv.weight.split(self.channels, 1)  # type: ignore[operator]
         fused = F.conv2d(first, weight, conv.bias)  # type: ignore[arg-type]
         for x, weight in zip(others, weights, strict=True):
-            fused = fused + resized(F.conv2d(x, weight))
+            fused += resized(F.conv2d(x, weight))
         fused = fused if norm is None else norm(fused)
         return fused if activate is None else activate(fused)
