@@ -88,9 +88,7 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
     if as_json:
         _write(results)
     failed = any(result["status"] == "failed" for result in results)
-    step = (
-        "see docs/conformance.md" if failed else "publish it, see docs/plugins.md" if deep else "the same with --deep"
-    )
+    step = "see docs/conformance.md" if failed else "publish it, see docs/plugins.md" if deep else "check with --deep"
     click.echo(f"next: {step}", err=as_json)
     if failed:
         ctx.exit(3)

@@ -95,7 +95,7 @@ MOVED = {
     "log_level": "it is seg-kernel --log-level",
     "visualizer": "it is hooks: [{type: TensorBoardHook}] or {type: PicturesHook}",
     "vis_backends": "it is hooks: [{type: TensorBoardHook}]",
-    "custom_imports": "install the package, or write type: my_module:MyClass",
+    "custom_imports": "seg-kernel new-plugin --from FILE makes a plugin of a module; or write type: my_module:MyClass",
     # components
     "LoadImageFromFile": _READING,
     "LoadAnnotations": _READING,
