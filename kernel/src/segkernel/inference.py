@@ -221,14 +221,12 @@ def predict_batch(
 
 
 def _views(tta: TTA | None) -> list[tuple[float, bool]]:
-    tta = {"flip": False} if tta is None else tta
-    flips = (False, True) if tta.get("flip", True) else (False,)
-    return [(float(scale), flip) for scale in tta.get("scales", (1.0,)) for flip in flips]
+    flips = (False,) if tta is None or not tta.get("flip", True) else (False, True)
+    return [(float(scale), flip) for scale in (tta or {}).get("scales", (1.0,)) for flip in flips]
 
 
 def _view(images: Tensor, scale: float, flip: bool) -> Tensor:
-    size = [round(length * scale) for length in images.shape[-2:]]
-    images = images if scale == 1 else resize(images, size, align_corners=False)
+    images = images if scale == 1 else resize(images, [round(length * scale) for length in images.shape[-2:]])
     return images.flip(-1) if flip else images
 
 

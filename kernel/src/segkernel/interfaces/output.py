@@ -134,9 +134,9 @@ class PixelClasses(PixelMap):
     task: Task = "multiclass"
 
     def activate(self, raw: Tensor) -> Tensor:
-        if self.activation == "softmax":
-            return raw.softmax(1)
-        return raw.sigmoid() if self.activation == "sigmoid" else raw
+        return (
+            raw.softmax(1) if self.activation == "softmax" else raw.sigmoid() if self.activation == "sigmoid" else raw
+        )
 
     def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
         several = self.task == "multilabel"
