@@ -108,9 +108,8 @@ class Runner:
         self.seed = self.engine.agree(seed)
         seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
-        share = max((batch_size or 1) // self.engine.world_size, 1)
-        parts = ((train, share), (val, 1), (test, 1))
-        self.train_set, self.val_set, self.test_set = (_loader(part, self.seed, model, size) for part, size in parts)
+        self.train_set = _loader(train, self.seed, model, max((batch_size or 1) // self.engine.world_size, 1))
+        self.val_set, self.test_set = (_loader(part, self.seed, model) for part in (val, test))
         plain = not (hasattr(model, "loss") or hasattr(model, "outputs"))
         self.model: Segmentor = PlainModule(model, len(self.labels.classes)) if plain else model  # type: ignore[assignment]
         self.evaluation = evaluation or Evaluation()
@@ -465,7 +464,7 @@ def _with_defaults(hooks: Sequence[Any], parts: Sequence[Loader | None]) -> list
     return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
 
-def _loader(part: Any, seed: int, model: Any, micro_batch: int) -> Loader | None:
+def _loader(part: Any, seed: int, model: Any, micro_batch: int = 1) -> Loader | None:
     """Return a loader for what a `Runner` takes; plugins (``adapters``) convert the objects of other libraries."""
     if not isinstance(part, Loader | Dataset | None):
         catalog, given = Catalog.current(), type(part).__name__
