@@ -122,7 +122,7 @@ def test_unexpected_errors_are_not_hidden(raising: Any) -> None:
 
 def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("pluggins") == 2
-    assert "did you mean 'plugins'?" in capsys.readouterr().err
+    assert "did you mean 'plugins'" in capsys.readouterr().err
 
 
 def test_an_unrecognisable_command_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
