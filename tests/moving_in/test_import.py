@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -188,3 +189,20 @@ def test_names_that_are_not_read_and_types_that_are_not_installed_are_noted(tmp_
         "train_cfg.norm",
         "model.decode_head.type",
     ]
+
+
+def test_a_python_file_and_a_checkpoint_are_a_predictor(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from segkernel import Predictor
+    from segkernel.loading import make_model
+
+    path, weights = tmp_path / "mine.py", tmp_path / "mine.pth"
+    path.write_text(
+        "model = dict(type='EncoderDecoder', backbone=dict(type='ResNetV1c', depth=18),\n"
+        "    decode_head=dict(type='FCNHead', in_channels=512, channels=8, num_convs=1, num_classes=2))\n"
+        "optimizer = dict(type='SGD', lr=0.1)\n"
+    )
+    model = make_model(load_config(str(path)), pretrained=False)
+    torch.save({"state_dict": model.state_dict(), "meta": {"CLASSES": ("road", "crack")}}, weights)
+    predicted = Predictor(str(path), weights)(np.zeros((32, 48, 3), np.uint8))
+    assert predicted.labels.shape == (32, 48)
