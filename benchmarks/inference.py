@@ -10,8 +10,9 @@ All paths start from the same random weights and the same image in memory and en
 - ``best effort`` is what a careful user writes: folded batch norms, ``channels_last`` where it is faster,
   ``inference_mode``, interpolate and argmax.
 
-Both others start with the normalised image. Times are CPU time, the median of interleaved repeats. Memory is what a
-pass adds to a fresh process. Labels of ours and of the reference are compared, too.
+Both others start with the normalised image. Times are CPU time, the median of the repeats. Ours runs in one process,
+the others take turns in another, as `Predictor` changes settings of the process's allocator. Memory is what a pass adds
+to a fresh process. Labels of ours and of the reference are compared, too.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class Paths:
     Args:
         name: A key of `MODELS`.
         size: Height and width of the image; None is that of the table.
+        optimize: Whether the predictor is the one that is measured.
     """
 
-    def __init__(self, name: str, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, name: str, size: tuple[int, int] | None = None, optimize: bool = True) -> None:
         import numpy as np
         import torch
 
@@ -71,10 +73,10 @@ class Paths:
         config, usual = MODELS[name]
         height, width = size or usual
         self.plain = _with_spread_logits(make_model(load_config(config), pretrained=False).eval())
-        self.careful = optimize_for_inference(self.plain, onednn=False, labels=False)
+        self.careful = optimize_for_inference(self.plain, onednn=False, labels=False, memory=False)
         # No resizing, so that all paths see the same input.
         names = [str(index) for index in range(self.plain.outputs["seg"].classes)]
-        self.predictor = Predictor(self.plain, device="cpu", classes=names, transforms=[], optimize=True)
+        self.predictor = Predictor(self.plain, device="cpu", classes=names, transforms=[], optimize=optimize)
         for model in (self.plain, self.careful):
             if type(model.decode_head).__name__ == "SegformerHead":
                 model.decode_head.training = True  # fuses the enlarged maps, as the reference does
@@ -143,18 +145,23 @@ def milliseconds(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[
 
 
 def measure(name: str, repeats: int) -> dict[str, Any]:
-    """Return the times of a model, and the share of equal labels; to be called in a fresh process."""
+    """Return the times of our path, and the share of equal labels; to be called in a fresh process."""
     paths = Paths(name)
-    names = ("read", "preprocess", "forward", "ours", "reference", "best_effort")
+    names = ("read", "preprocess", "forward", "ours")
     found: dict[str, Any] = milliseconds({each: getattr(paths, each) for each in names}, repeats)
-    found["best effort"] = found.pop("best_effort")
     found["equal labels"] = float((paths.ours() == paths.reference()).float().mean())
     return found
 
 
+def measure_others(name: str, repeats: int) -> dict[str, Any]:
+    """Return the times of the two other paths; to be called in a fresh process."""
+    paths = Paths(name, optimize=False)
+    return milliseconds({"reference": paths.reference, "best effort": paths.best_effort}, repeats)
+
+
 def memory(name: str, path: str, size: tuple[int, int] | None) -> dict[str, float]:
     """Return the MB that one pass adds to this process at most, and those that stay."""
-    paths = Paths(name, size)
+    paths = Paths(name, size, optimize=path == "ours")
     if path != "best effort":
         paths.careful = None
     before, peak = _resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -180,7 +187,8 @@ def child(*arguments: str) -> dict[str, Any]:
 
 def row(name: str, repeats: int) -> list[str]:
     """Return the row of the table for one model."""
-    found = child(name, "--part", "times", "--repeats", str(repeats))
+    times_of = [child(name, "--part", part, "--repeats", str(repeats)) for part in ("times", "other times")]
+    found = times_of[0] | times_of[1]
     peaks = [child(name, "--part", path)["peak"] for path in PATHS[:2]]
     labels = found["ours"] - found["forward"] - found["preprocess"]
     values = [found["read"], found["preprocess"], found["forward"], labels, found["ours"], found["reference"]]
@@ -195,12 +203,16 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", help="HEIGHTxWIDTH, for --part with a path")
-    parser.add_argument("--part", choices=["times", *PATHS], help="print one measurement of one model as JSON")
+    parser.add_argument(
+        "--part", choices=["times", "other times", *PATHS], help="print one measurement of one model as JSON"
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.models if name not in MODELS]:
         parser.error(f"no such model: {' '.join(unknown)}; there are {' '.join(MODELS)}")
     if options.part == "times":
         print(json.dumps(measure(options.models[0], options.repeats)))
+    elif options.part == "other times":
+        print(json.dumps(measure_others(options.models[0], options.repeats)))
     elif options.part:
         size = tuple(map(int, options.size.split("x"))) if options.size else None
         print(json.dumps(memory(options.models[0], options.part, size)))

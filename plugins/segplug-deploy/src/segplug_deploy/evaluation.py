@@ -49,7 +49,7 @@ class FastEvaluationHook:
         engine: Any = run.engine
         if self.optimize and _runs_as_it_is(engine, run.model):
             self._model = engine.segmentor
-            engine.segmentor = optimize_for_inference(run.model, engine.device)
+            engine.segmentor = optimize_for_inference(run.model, engine.device, memory=False)  # the engine has its own
         self.before_validation(run)
 
     @hookimpl
