@@ -20,6 +20,7 @@ from mkdocs.structure.files import File
 from segkernel.catalog import GROUPS, Catalog
 from segplug_heads.configs.experiments import list_experiments
 from segplug_heads.configs.zoo import find_zoos
+from segplug_heads.former_names import PAGE, TABLES
 from segplug_heads.reference.entry import Entry
 from segplug_heads.reference.find import (
     command_entries,
@@ -55,6 +56,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that come from elsewhere in the repository or are generated."""
     pages = {address: (ROOT / source).read_text("utf-8") for source, address in repository_pages().items()}
     pages |= {**troubleshooting_pages(), **reference_pages(), "zoo-table.md": zoo_table(), **notebooks()}
+    pages |= former_names_pages()
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
@@ -136,6 +138,29 @@ def zoo_table() -> str:
         rows.append([*("" if cell is None else str(cell) for cell in cells), str(meta.get("licence", ""))])
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (assets / "zoo-table.md.in").read_text("utf-8").replace("ROWS", body)
+
+
+def former_names_pages() -> dict[str, str]:
+    """Return the page with the names of MMSegmentation and what they are here."""
+    text = (ROOT / "docs" / "assets" / "moving-in-names.md.in").read_text("utf-8")
+    tables = []
+    for heading, names in TABLES.items():
+        rows = "".join(f"| `{name}` | {_with_code(here)} |\n" for name, here in names.items())
+        tables.append(f"## {heading}\n\n| there | here |\n| --- | --- |\n{rows}")
+    return {f"{PAGE.strip('/')}.md": text.replace("TABLES", "\n".join(tables))}
+
+
+CODE = re.compile(
+    r"[\w.]+: [\[{].*[\]}]|\w+: \w+:\w+|segkernel\.\w+(?:\([A-Z, ]+\))+"
+    r"|(?:srun |torchrun -m )?seg-?kernel [\w .\[\]-]*?(?= writes| makes|,|$)"
+    r"|\w+(?:\.\w+)+(?:: true)?|\b[A-Z]\w*[A-Z]\w*[a-z]\w*(?:\([\w=.]+\))?|\w+_\w+"
+)
+"""Keys, components and commands in the text of a message."""
+
+
+def _with_code(message: str) -> str:
+    text = message.removeprefix("it is ")
+    return CODE.sub(lambda match: f"`{match[0]}`", text)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:

@@ -23,6 +23,7 @@ from segkernel.config.text import read_mapping
 from segkernel.experiment import check, run
 from segkernel.testing import check_object
 from segplug_datasets import image
+from segplug_heads.former_names import TOOLS
 from segplug_heads.reference.troubleshooting import PAGE as TROUBLESHOOTING
 from segplug_training.combinations import combinations
 
@@ -205,6 +206,13 @@ def test_a_command_and_its_options_exist(line: str) -> None:
         "--log-level",
         "--dry-run",
     }
+
+
+def test_the_commands_that_replace_tools_exist() -> None:
+    calls = re.findall(r"seg-kernel ([^,;\n]+)", "\n".join(TOOLS.values()).replace("--launch N", "--launch 2"))
+    assert len(calls) > 15
+    for call in calls:
+        test_a_command_and_its_options_exist(call)
 
 
 CHANGING = re.compile(r"(run|sweep|find-lr|find-batch-size) .*\w=")

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from segplug_heads.former_names import MOVED, PAGE, former_name
 from segplug_heads.reference.troubleshooting import page_address, sections
 
 pytest.importorskip("mkdocs")
 
 
 def test_each_message_has_a_page_at_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
-    monkeypatch.delitem(sys.modules, "docs_site", raising=False)
-    import docs_site
-
+    docs_site = import_site(monkeypatch)
     pages = docs_site.troubleshooting_pages()
     index = SimpleNamespace(file=SimpleNamespace(src_uri="troubleshooting.md"))
     listed = docs_site.on_page_markdown(pages.pop("troubleshooting.md"), index, None, None)
     assert {page.removesuffix(".md") + "/" for page in pages} == {page_address(name) for name in sections()}
     assert [page for page in pages if f"]({page})" not in listed] == []
+
+
+def test_each_message_on_a_former_name_is_on_the_page_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((address, text),) = import_site(monkeypatch).former_names_pages().items()
+    assert address.removesuffix(".md") + "/" == PAGE
+    rows = dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.MULTILINE))
+    shown = {name: f"{here.replace('`', '')} (docs: {PAGE})" for name, here in rows.items()}
+    wrong = [name for name in MOVED if former_name(name).removeprefix("it is ") != shown.get(name)]
+    assert wrong == []
+
+
+def import_site(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the hooks of the site, a module outside all packages."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    monkeypatch.delitem(sys.modules, "docs_site", raising=False)
+    return importlib.import_module("docs_site")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList
-from segplug_heads.former_names import MOVED, OTHER_SCOPES, SAME_SCOPES, former_name
+from segplug_heads.former_names import MOVED, OTHER_SCOPES, SAME_SCOPES, equivalent
 from segplug_heads.moving_in.marking import made, put, where
 from segplug_heads.moving_in.names import translate
 from segplug_heads.moving_in.notes import Notes
@@ -43,7 +43,7 @@ def hooks_section(config: MarkedDict, notes: Notes) -> MarkedList:
                 result.append(hook)
         for key, hook in defaults.items():
             if key not in ("timer", "logger", "param_scheduler", "checkpoint", "sampler_seed", "visualization"):
-                notes.lost(defaults, key, former_name(_kind(hook)) or "custom hooks are hooks: [...]", "default_hooks")
+                notes.lost(defaults, key, equivalent(_kind(hook)) or "custom hooks are hooks: [...]", "default_hooks")
     return MarkedList([*result, *_trackers(config, notes)])
 
 
@@ -150,7 +150,7 @@ def environment(config: MarkedDict, notes: Notes) -> MarkedDict:
         notes.lost(config, "custom_imports", f"{', '.join(modules)}: {MOVED['custom_imports']}")
     for key in ("model_wrapper_cfg", "runner_type", "activation_checkpointing"):
         if config.get(key):
-            notes.lost(config, key, former_name(_kind(config[key])) or "there is no equivalent here")
+            notes.lost(config, key, equivalent(_kind(config[key])) or "there is no equivalent here")
     return result
 
 
