@@ -50,6 +50,8 @@ def test_a_key_and_a_command_of_one_name_are_both_explained() -> None:
         ("optim.btch_size", "optim.batch_size"),
         ("after_validaton", "after_validation"),
         ("segformer_b0", "segformer_mit-b0_8xb2-160k_ade20k-512x512"),
+        ("OHEM", "OHEMPixelSampler"),
+        ("dice", "DiceLoss or SoftDiceLoss"),
     ],
 )
 def test_near_names_are_offered(name: str, near: str) -> None:

@@ -349,7 +349,9 @@ def _unknown(name: str, catalog: Catalog) -> UsageError:
     keys = list(all_keys())
     last = {key.rpartition(".")[2]: key for key in reversed(keys)}
     known = [*components, *keys, *hookspecs.MOMENTS, *commands, *GROUPS]
-    near = did_you_mean(name, known, limit=4) or [last[key] for key in did_you_mean(name, last, limit=4)]
+    longer = {each for each in components if len(name) > 2 and name.lower() in each.lower()}
+    near = sorted(longer, key=lambda each: (len(each), each))[:4]
+    near = near or did_you_mean(name, known, limit=4) or [last[key] for key in did_you_mean(name, last, limit=4)]
     near = [last[name], *near] if name in last else near
     near = [*near, *near_configs(name)]
     if not near and find_spec("torch"):
