@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def train(iteration: int, epoch: float = 0.0) -> dict[str, Any]:
 
 def state(run: Path) -> str:
     return describe(run, run.parent).state
+
+
+def test_a_plot_leaves_the_date_of_a_run(make: Make) -> None:
+    run = make("a", [train(100)])
+    for name in ("log.txt", "metrics.jsonl"):
+        os.utime(run / name, (1e9, 1e9))
+    (run / "curves.png").touch()
+    assert describe(run, run.parent).date.startswith("2001-09-")
 
 
 def test_the_state_follows_from_length_and_log(make: Make) -> None:

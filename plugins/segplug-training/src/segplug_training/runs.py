@@ -31,7 +31,7 @@ class RunRow:
 
     Args:
         name: Its directory, relative to the folder that was searched.
-        date: When its newest file was written, ``2026-11-21 12:00``.
+        date: When its log or a metric was last written, ``2026-11-21 12:00``.
         best: The best validation metric and its iteration, ``mIoU 74.50 at 800``; empty if there was none.
         state: ``running``, ``finished``, ``stopped early``, ``interrupted at 4 of 10``, ``test`` or ``not started``.
         resume: The command that continues it; empty if there is nothing to continue.
@@ -91,11 +91,11 @@ def find_runs(folder: Path) -> Iterator[Path]:
 def describe(run: Path, folder: Path) -> RunRow:
     """Return the row of a run; files that are missing or damaged count as not written."""
     records = _records(run / "metrics.jsonl")
-    newest = max((path.stat().st_mtime for path in run.iterdir() if path.is_file()), default=run.stat().st_mtime)
+    written = [path.stat().st_mtime for path in (run / "log.txt", run / "metrics.jsonl") if path.is_file()]
     state = "running" if _is_locked(run) else _state(run, records)
     ended = state in ("running", "finished", "stopped early", "test")
     name = str(run.relative_to(folder)) if run != folder else run.name
-    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(written, default=run.stat().st_mtime)))
     return RunRow(name, date, _best(run, records), state, "" if ended else resume_command(run))
 
 
