@@ -7,8 +7,11 @@ Each function writes the files that a page starts from into a folder. The page h
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -182,6 +185,43 @@ def parts(folder: Path) -> None:
         image.write_mask(folder / f"my_folder/row_weights/{number:02}.png", np.where(labels, 255, 128).astype(np.uint8))
 
 
+def former_project(folder: Path) -> None:
+    """Photos and masks, and a checkpoint as mmengine writes it, of the model on the page."""
+    import torch
+    from torch import nn
+
+    from segplug_backbones import ResNetV1c
+
+    photos(folder)
+    torch.manual_seed(0)
+    layers = [
+        nn.ModuleDict({"conv": nn.Conv2d(channels, 16, 3, padding=1, bias=False), "bn": nn.BatchNorm2d(16)})
+        for channels in (64, 16)
+    ]
+    head = nn.ModuleDict({"conv_seg": nn.Conv2d(16, 3, 1), "convs": nn.ModuleList(layers)})
+    backbone = ResNetV1c(depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    model = nn.ModuleDict({"backbone": backbone, "decode_head": head})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    names = ["mmengine", "mmengine.logging", "mmengine.logging.history_buffer"]
+    modules = {name: types.ModuleType(name) for name in names}
+    buffer = type("HistoryBuffer", (), {"__module__": names[-1]})
+    vars(modules[names[-1]])["HistoryBuffer"] = buffer
+    classes = {"classes": CLASSES, "palette": COLORS.tolist()}
+    content = {
+        "meta": {"epoch": 0, "iter": 400, "seed": np.int64(0), "mmengine_version": "0.10.7", "dataset_meta": classes},
+        "state_dict": model.state_dict(),
+        "message_hub": {"log_scalars": {"train/loss": buffer()}, "runtime_info": {"iter": 400}},
+        "optimizer": optimizer.state_dict(),
+        "param_schedulers": [{"last_step": 400}],
+    }
+    (folder / "work_dirs/plants").mkdir(parents=True)
+    with patch.dict(sys.modules, modules):
+        torch.save(content, folder / "work_dirs/plants/iter_400.pth")
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "photos": photos,
     "color masks": color_masks,
@@ -194,5 +234,6 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "volumes": volumes,
     "pairs": pairs,
     "parts": parts,
+    "former project": former_project,
     "nothing": lambda folder: None,
 }

@@ -3,13 +3,14 @@
 A page begins with ``<!-- starts with: NAME -->``: the files in the reader's folder, made by `sample_folders.MAKERS`.
 YAML and Python blocks whose first line names a file, ``# my.yaml``, are written to it; other Python runs in one
 namespace; lines of shell blocks that call ``seg-kernel`` are run, and training is cut to two steps; a sweep checks its
-configs and starts no runs.
+configs and starts no runs. ``pip install ./FOLDER`` installs a package that the page has made, for this page only.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from sample_folders import MAKERS
 
+from segkernel.catalog import _scan_installed
 from segkernel.cli import cli
 from segkernel.config import load_config
 from segkernel.experiment import check
@@ -46,6 +48,17 @@ def pages() -> Iterator[Any]:
             yield pytest.param(page, id=name)
 
 
+@pytest.fixture
+def without_installs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the packages that a page has installed."""
+    yield
+    has_installed = Path("site").exists()
+    monkeypatch.undo()
+    if has_installed:
+        _scan_installed.cache_clear()
+
+
+@pytest.mark.usefixtures("without_installs")
 @pytest.mark.parametrize("page", list(pages()))
 @pytest.mark.filterwarnings("ignore")
 def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +100,20 @@ def follow(language: str, text: str, where: str, namespace: dict[str, Any], mode
         raise ValueError("a config begins with its file's name: # my.yaml")
     elif language in ("bash", "console"):
         for line in text.replace("\\\n", " ").splitlines():
-            if line.removeprefix("$ ").startswith("seg-kernel "):
+            if folder := re.fullmatch(r"pip install (\./\S+)", line):
+                install(folder[1])
+            elif line.removeprefix("$ ").startswith("seg-kernel "):
                 call(words := shlex.split(line.removeprefix("$ "), comments=True)[1:])
                 if model and words[0] == "init":
                     Path("my.yaml").write_text(Path("my.yaml").read_text("utf-8") + model, "utf-8")
+
+
+def install(folder: str) -> None:
+    """Install a package into a folder of this page; the test takes it off ``sys.path``."""
+    pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*pip, "--target", "site", folder], check=True)
+    sys.path.insert(0, str(Path("site").resolve()))
+    _scan_installed.cache_clear()
 
 
 def call(words: list[str]) -> None:
