@@ -42,6 +42,10 @@ def test_a_key_and_a_command_of_one_name_are_both_explained() -> None:
     assert [entry.kind for entry in find("plugins", CATALOG)] == ["config key", "command"]
 
 
+def test_a_message_is_found_by_its_words() -> None:
+    assert find("Out of memory", CATALOG) == find("out-of-memory", CATALOG)
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [

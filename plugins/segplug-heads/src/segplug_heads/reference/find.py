@@ -53,7 +53,7 @@ def find(name: str, catalog: Catalog) -> list[Entry]:
     for group in _groups_of(name, catalog):
         row = catalog.find(group, name)
         found.append(component(group, row, catalog.load_row(row), catalog))
-    found = found or list(config_entries(name))
+    found = found or list(config_entries(name)) or list(_topic(name.lower().replace(" ", "-"), catalog))
     if not found and find_spec("torch") and _has("optimizers", name, catalog):  # may be one of torch's
         row = catalog.find("optimizers", name)
         found.append(component("optimizers", row, catalog.load_row(row), catalog))
