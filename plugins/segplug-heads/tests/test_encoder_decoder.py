@@ -43,6 +43,8 @@ def test_the_loss_takes_class_ids_in_one_s_own_loop() -> None:
     losses["decode.loss_ce"].backward()
     with pytest.raises(UsageError, match=r"class ids \(N, H, W\)"):
         model.loss(IMAGES, masks[:, None])
+    with pytest.raises(UsageError, match=r"torch.uint8: normalise"):
+        model.loss(IMAGES.to(torch.uint8), masks)
 
 
 def test_masks_of_another_size_or_with_unknown_ids_are_refused() -> None:

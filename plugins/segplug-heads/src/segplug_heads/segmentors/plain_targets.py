@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel.errors import DataError
+from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.model import Head, PixelClasses
 from segkernel.labels import IGNORE
 from segkernel.sample import Targets
@@ -16,15 +16,17 @@ def targets_of(masks: Targets | Tensor, images: Tensor, *heads: Head) -> Targets
 
     Args:
         masks: Targets, or class ids (N, H, W) of an integer dtype.
-        images: (N, C, H, W).
+        images: (N, C, H, W), of a floating dtype.
         heads: Those that learn the class ids, with their ``output`` and their ignored label ``ignore_index``, 255
             without.
 
     Raises:
-        UsageError: When ``masks`` is neither, or has another size than the images.
+        UsageError: When ``masks`` is neither, or has another size than the images; or when these are of integers.
         DataError: When an id is neither a class nor ignored. On other devices, where to look at values would wait for
             the device, torch reports it.
     """
+    if not images.is_floating_point():
+        raise UsageError(f"images are {images.dtype}: normalise them first, (images.float() - mean) / std")
     targets = Targets.of(masks, images)
     if isinstance(masks, Targets) or masks.device.type != "cpu" or torch.compiler.is_compiling():
         return targets
