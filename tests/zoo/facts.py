@@ -16,13 +16,16 @@ from segplug_heads.moving_in.notes import Notes
 from segplug_heads.moving_in.sections import translate_config
 from segplug_heads.moving_in.training import devices_of
 
+NOT_CARRIED = ("ForceDefaultOptimWrapperConstructor", "force_default_settings")
+"""Names of VPD's optimiser, in notes of the import."""
+
 
 def renamed(fact: Mapping[str, Any]) -> dict[str, Any]:
     """Return a published experiment in our sections."""
     devices, notes = devices_of(fact["name"]), Notes()
     assert devices is not None
     sections = translate_config(_config(fact), devices, notes)
-    assert [note for note in notes if "ForceDefaultOptimWrapperConstructor" not in note.what] == []
+    assert [note for note in notes if not any(name in note.what for name in NOT_CARRIED)] == []
     return ours({"engine": {}, "hooks": [], **sections})
 
 
