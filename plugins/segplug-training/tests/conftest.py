@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import Evaluation, Runner
+from segkernel import Evaluation, Loader, Runner
 from segkernel.engine import LocalEngine
 from segkernel.sample import LabelMap, Sample
 from segkernel.testing.toys import ToySegmentor
@@ -43,7 +43,7 @@ def make_runner(tmp_path: Path) -> Callable[..., Runner]:
         torch.manual_seed(0)
         model = changes.pop("model", None) or ToySegmentor()
         given: dict[str, Any] = {
-            "train": Stripes(),
+            "train": Loader(Stripes(), seed=0),  # micro-batches of one image
             "val": Stripes() if validate else None,
             "optimizer": torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
             "iterations": 6,
