@@ -36,15 +36,20 @@ _COST = 10  # time to interpolate a value here, relative to `interpolate`
 class FastPixelClasses(PixelClasses):
     """`PixelClasses` whose fields are computed class by class, or as in `resized_argmax`."""
 
+    @property
+    def _has_thresholds(self) -> bool:
+        """Whether each class is decided by itself, and not the largest of all."""
+        return self.threshold is not None and (self.task == "multilabel" or self.out_channels == 1)
+
     def finish(self, raw: Tensor, padded: Size, size: Size, original: Size) -> Tensor:
-        if self.threshold is not None and (self.task == "multilabel" or self.out_channels == 1):
+        if self._has_thresholds:
             planes = (raw[:, index : index + 1] for index in range(raw.shape[1]))
             fields = [PixelClasses.finish(self, plane, padded, size, original) for plane in planes]  # type: ignore[arg-type]
             return torch.cat(fields) if self.task == "multilabel" else fields[0]
         return resized_argmax(raw, [(padded, size), (original, original)], self.align_corners)[0]
 
     def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
-        if self.threshold is not None and (self.task == "multilabel" or self.out_channels == 1):
+        if self._has_thresholds:
             return super().decode(raw, activated)
         return resized_argmax(raw, [])[0]
 

@@ -5,7 +5,6 @@ publish("work_dirs/my/20261121_120000", licence="Apache-2.0")      # published/m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -23,6 +22,7 @@ from segkernel.files import file_name, replacing
 from segkernel.labels import Labels
 from segkernel.loading import LoadedModel, labels_in, labels_of, load_model, located
 from segplug_backbones.publishing.card import Card
+from segplug_backbones.weight_formats.downloads import sha256_of
 from segplug_backbones.weight_formats.layouts import SOURCE
 from segplug_backbones.weight_formats.safetensors_files import write
 
@@ -78,7 +78,7 @@ def publish(
     _check_free(folder, force)
     draft = folder / f".{name}.safetensors"
     write(draft, loaded.model.state_dict(), meta)
-    digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+    digest = sha256_of(draft)
     path = draft.replace(folder / f"{name}-{digest[:8]}.safetensors")
     run = _run_of(Path(file))
     figures, figures_of = _figures(run, meta)

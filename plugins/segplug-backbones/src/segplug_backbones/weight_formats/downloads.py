@@ -91,7 +91,7 @@ def fetch(address: str, sha256: str = "") -> Path:
         message = f"http does not prevent tampering; use https, or add #sha256= and all {_DIGITS} digits"
         raise CheckpointError(f"{url}: {message}")
     if target.is_file():
-        if not _checksum(target).startswith(wanted):
+        if not sha256_of(target).startswith(wanted):
             raise CheckpointError(f"{target}: is not what was downloaded, its checksum is not {wanted}; delete it")
         return target
     log.info("downloading %s\n    to %s", url, target)
@@ -109,7 +109,8 @@ def fetch(address: str, sha256: str = "") -> Path:
     return target
 
 
-def _checksum(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

@@ -6,7 +6,6 @@ push("published/my-model", "hf://my-org/my-model")
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from segkernel.errors import CheckpointError
 from segkernel.files import cache_folder
 from segkernel.interfaces.model import WeightFormat
+from segplug_backbones.weight_formats.downloads import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -177,16 +177,8 @@ def _verify(source: str, path: Path) -> None:
     named = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
     blob = path.resolve().name
     wanted = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else named[1] if named else ""
-    if wanted and not _sha256(path).startswith(wanted):
+    if wanted and not sha256_of(path).startswith(wanted):
         raise CheckpointError(f"{source}: {path} is damaged, its checksum is not {wanted[:16]}; delete it")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _unreachable() -> tuple[type[Exception], ...]:

@@ -6,14 +6,13 @@ imported.layer              # {"_base_": "segformer_mit-b0_...", "data": ...}, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segkernel.catalog import GROUPS, Catalog
 from segkernel.config import load_config
-from segkernel.config.marks import MarkedDict, Place
+from segkernel.config.marks import MarkedDict
 from segplug_heads.configs.experiments import list_experiments
 from segplug_heads.configs.zoo import Zoo, find_zoos
 from segplug_heads.former_names import MOVED
@@ -163,12 +162,6 @@ def _is_layer(path: str) -> bool:
     return (
         path == "optim.optimizer" or path.endswith("_cfg") or path.rpartition(".")[2] in ("dropout_layer", "upsample")
     )
-
-
-def layers_of(imported: Imported) -> Iterator[Any]:
-    """Yield each note with the line it is about."""
-    for note in imported.notes:
-        yield note, imported.source.line(note.place) if isinstance(note.place, Place) else ""
 
 
 def resolved(imported: Imported) -> Any:

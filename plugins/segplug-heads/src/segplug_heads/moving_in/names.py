@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList
@@ -9,13 +10,13 @@ from segplug_heads.former_names import SAME_SCOPES, SCOPED
 
 
 def our_name(name: str) -> str:
-    """Return our name of ``scope.Name`` or ``Name``.
+    """Return our name of ``scope.Name`` or ``Name``; an import path, ``module:Name``, is one already.
 
     Raises:
         KeyError: The scoped name is not in the table.
     """
     scope, _, short = name.rpartition(".")
-    return short if scope in ("", *SAME_SCOPES) or ":" in name else SCOPED[name]
+    return name if ":" in name else short if scope in ("", *SAME_SCOPES) else SCOPED[name]
 
 
 def translate(config: Any) -> Any:
@@ -29,8 +30,8 @@ def translate(config: Any) -> Any:
     copy.update({key: translate(value) for key, value in config.items()})
     name, own_scope = copy.get("type"), copy.pop("_scope_", "")
     if isinstance(name, str):
-        scope, _, short = name.rpartition(".")
-        if not scope and f"{own_scope}.{name}" in SCOPED:
-            scope, name = own_scope, f"{own_scope}.{name}"
-        copy["type"] = name if ":" in name else short if scope in ("", *SAME_SCOPES) else SCOPED.get(name, name)
+        scoped = f"{own_scope}.{name}"
+        name = scoped if "." not in name and scoped in SCOPED else name
+        with suppress(KeyError):
+            copy["type"] = our_name(name)
     return copy

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from segkernel.config.show import to_yaml
-from segplug_heads.moving_in.importing import Imported, layers_of, resolved
+from segplug_heads.moving_in.importing import Imported, resolved
 
 _WIDTH = 110
 
@@ -21,7 +21,8 @@ def _head(imported: Imported) -> Iterator[str]:
     yield f"# Imported from {imported.source.path.name}, a config of MMSegmentation {imported.version}."
     if imported.notes:
         yield "# Not carried over, or to be checked:"
-    for note, line in layers_of(imported):
+    for note in imported.notes:
+        line = imported.source.line(note.place) if note.place else ""
         yield from (f"#   {part}" for part in textwrap.wrap(str(note), _WIDTH, subsequent_indent="  "))
         if line:
             yield f"#     > {line[:_WIDTH]}"
