@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -32,13 +33,16 @@ class Browser:
     """One page; ``events`` are all that it has reported."""
 
     def __init__(self, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its processes end one by one
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         command = [str(find_chromium()), *OPTIONS, f"--user-data-dir={self._folder.name}", "about:blank"]
         script = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self._process = subprocess.Popen(
-            ["bash", "-c", script, *command], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
+            ["bash", "-c", script, *command],
+            pass_fds=(theirs_in, theirs_out),
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a group of its own, with the processes that it starts
         )
         os.close(theirs_in)
         os.close(theirs_out)
@@ -60,7 +64,7 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._out)
         os.close(self._in)
