@@ -17,7 +17,7 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 
 COPY dist/*.whl /wheels/
 RUN pip install --no-cache-dir --find-links /wheels \
-    seg-kernel segplug-backbones segplug-heads segplug-datasets "segplug-deploy[serve]"
+    seg-kernel segplug-backbones segplug-heads segplug-datasets "segplug-deploy[serve]" segplug-instances
 
 RUN useradd --create-home server
 USER server

@@ -1,0 +1,36 @@
+"""Faster, Mask and Keypoint R-CNN: boxes, instance masks and keypoints.
+
+    from segplug_instances import Convention
+
+Importing this package imports no torch; a name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# The names below are written by tools/update_known.py.
+# isort: off
+if TYPE_CHECKING:
+    from segplug_instances.anchors import Anchors as Anchors
+    from segplug_instances.conventions import Convention as Convention
+# isort: on
+
+_HOMES = {
+    "Anchors": ".anchors",
+    "Convention": ".conventions",
+}
+# Here they end.
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]
