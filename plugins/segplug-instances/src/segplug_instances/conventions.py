@@ -1,9 +1,8 @@
 """Where Detectron, detectron2 and torchvision differ, in one table.
 
-A checkpoint gives the detections of the code it was trained with only under the same rules: what a box's width is, which
-of two overlapping boxes is dropped, how anchors are placed. Every part of a model takes one `Convention`; packaged
-recipes set the one of their weights. Values that a user tunes, such as thresholds and numbers of boxes, are arguments of
-the parts instead.
+A checkpoint gives the detections of the code it was trained with only under the same rules: what the width of a box is,
+which of two overlapping boxes is dropped, how anchors are placed. Every part takes a `Convention`; packaged
+recipes set that of their weights. Values to tune, such as thresholds and numbers of boxes, are arguments of the parts.
 """
 
 from __future__ import annotations
