@@ -15,11 +15,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segplug_instances.anchors import Anchors as Anchors
     from segplug_instances.conventions import Convention as Convention
+    from segplug_instances.fpn import DetectionFPN as DetectionFPN
+    from segplug_instances.resnet import DetectionResNet as DetectionResNet
+    from segplug_instances.resnet import FrozenBatchNorm2d as FrozenBatchNorm2d
+    from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
+    from segplug_instances.weight_formats.detectron import DetectronPickle as DetectronPickle
+    from segplug_instances.weight_formats.detectron import DetectronPyTorch as DetectronPyTorch
 # isort: on
 
 _HOMES = {
     "Anchors": ".anchors",
     "Convention": ".conventions",
+    "DetectionFPN": ".fpn",
+    "DetectionResNet": ".resnet",
+    "DetectronBlobs": ".weight_formats.detectron",
+    "DetectronPickle": ".weight_formats.detectron",
+    "DetectronPyTorch": ".weight_formats.detectron",
+    "FrozenBatchNorm2d": ".resnet",
 }
 # Here they end.
 
