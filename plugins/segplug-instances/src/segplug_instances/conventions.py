@@ -1,4 +1,4 @@
-"""Where Detectron, detectron2 and torchvision differ, in one table.
+"""Where Detectron, Detectron.pytorch, detectron2 and torchvision differ, in one table.
 
 A checkpoint gives the detections of the code it was trained with only under the same rules: what the width of a box is,
 which of two overlapping boxes is dropped, how anchors are placed. Every part takes a `Convention`; packaged
@@ -7,10 +7,10 @@ recipes set that of their weights. Values to tune, such as thresholds and number
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-ConventionName = Literal["detectron", "detectron2", "torchvision"]
+ConventionName = Literal["detectron", "detectron_pytorch", "detectron2", "torchvision"]
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,143 @@ class Convention:
             w - 1. Otherwise widths are x2 - x1, and boxes are clipped to w.
         rounded_anchors: Whether the widths and heights of anchors are rounded to integers.
         sizes_first: Whether the anchors of a cell are listed by size, then by ratio.
+        anchor_strides: Whether the stride of a level is that of the network, or the size of the padded image divided by
+            that of the feature map, rounded down, for each axis.
+        min_size: The smallest side of a proposal: ``above`` for side > limit, ``from`` for side >= limit, ``scaled``
+            for side >= limit * scale of the image, ``original`` for the same in the image before resizing, with a limit
+            of at least 1.
+        centre_inside: Whether a proposal whose centre is outside the image is dropped.
+        limit_over_batch: Whether, in training with several levels, the limit of proposals after NMS is one for the
+            whole batch. Otherwise it is one for each image. Either way NMS is done in each level.
         ground_truth_first: Whether ground truth is put before the proposals, rather than after them.
+        ranks_probabilities: Whether proposals are compared by the sigmoid of their logits, in float32.
+        suppress_equal: Whether NMS drops a box whose IoU equals the threshold.
+        nms_in_input_order: Whether NMS returns the remaining boxes in the order of its input; of equal scores the last
+            box is first, then. Otherwise they descend by score, and of equal scores the first box is first.
+        shifted_groups: Whether batched NMS moves the groups apart, which changes the last bits of an IoU.
+        level_epsilon: Added to the relative size of a box for the choice of its level.
+        level_epsilon_in_log: Whether it is added before the logarithm.
+        outside_anchors: Whether anchors that leave the image take part in the training of the RPN.
+        negatives_with_replacement: Whether the RPN draws its negatives with replacement.
+        scarce_negatives: Whether all negatives are taken if there are not more than wanted. Detectron.pytorch takes
+            none, since a branch of Detectron is missing there.
+        rpn_normalizer: The divisor of the RPN's losses. ``batch``: of both, the numbers of anchors to sample.
+            ``sampled``: of both, the number of anchors that were sampled. ``image``: of the loss of the class, as
+            ``sampled`` (as ``batch`` with several levels); of the box, the number sampled in each image, then the
+            number of images.
+        mask_side: The least side in pixels of a box for which polygons are rasterised.
+        mask_bitmaps: Whether targets are made from bitmaps, by RoIAlign without half a pixel of offset and without
+            a threshold. Otherwise polygons are rasterised in the box; a bitmap goes through an aligned RoIAlign and a
+            threshold of 0.5.
+        paste_by_grid: Whether masks are sampled at the centres of pixels, and a value equal to the threshold is inside.
+            Otherwise masks are resized to boxes of whole pixels.
+        keypoint_centre: Position in its pixel of a keypoint that has integer coordinates in a data set.
+        keypoint_score: ``resized``: softmax over the heat map at the size of the box. ``map``: of its peak over the
+            heat map as predicted. ``logit``: the logit of the peak.
     """
 
     name: ConventionName
     inclusive: bool
     rounded_anchors: bool
     sizes_first: bool
+    anchor_strides: Literal["network", "image"]
+    min_size: Literal["above", "from", "scaled", "original"]
+    centre_inside: bool
+    limit_over_batch: bool
     ground_truth_first: bool
+    ranks_probabilities: bool
+    suppress_equal: bool
+    nms_in_input_order: bool
+    shifted_groups: bool
+    level_epsilon: float
+    level_epsilon_in_log: bool
+    outside_anchors: bool
+    negatives_with_replacement: bool
+    scarce_negatives: bool
+    rpn_normalizer: Literal["batch", "sampled", "image"]
+    mask_side: float
+    mask_bitmaps: bool
+    paste_by_grid: bool
+    keypoint_centre: float
+    keypoint_score: Literal["resized", "map", "logit"]
+
+    @property
+    def edge(self) -> int:
+        """What a box's width has beyond x2 - x1, in pixels."""
+        return int(self.inclusive)
 
 
-DETECTRON = Convention("detectron", inclusive=True, rounded_anchors=True, sizes_first=False, ground_truth_first=True)
-DETECTRON2 = Convention(
-    "detectron2", inclusive=False, rounded_anchors=False, sizes_first=True, ground_truth_first=False
+DETECTRON = Convention(
+    name="detectron",
+    inclusive=True,
+    rounded_anchors=True,
+    sizes_first=False,
+    anchor_strides="network",
+    min_size="original",
+    centre_inside=True,
+    limit_over_batch=True,
+    ground_truth_first=True,
+    ranks_probabilities=True,
+    suppress_equal=True,
+    nms_in_input_order=True,
+    shifted_groups=False,
+    level_epsilon=1e-6,
+    level_epsilon_in_log=True,
+    outside_anchors=False,
+    negatives_with_replacement=True,
+    scarce_negatives=True,
+    rpn_normalizer="image",
+    mask_side=1.0,
+    mask_bitmaps=False,
+    paste_by_grid=False,
+    keypoint_centre=0.0,
+    keypoint_score="resized",
 )
-TORCHVISION = Convention(
-    "torchvision", inclusive=False, rounded_anchors=True, sizes_first=False, ground_truth_first=False
+DETECTRON_PYTORCH = replace(DETECTRON, name="detectron_pytorch", min_size="scaled", scarce_negatives=False)
+DETECTRON2 = Convention(
+    name="detectron2",
+    inclusive=False,
+    rounded_anchors=False,
+    sizes_first=True,
+    anchor_strides="network",
+    min_size="above",
+    centre_inside=False,
+    limit_over_batch=False,
+    ground_truth_first=False,
+    ranks_probabilities=False,
+    suppress_equal=False,
+    nms_in_input_order=False,
+    shifted_groups=True,
+    level_epsilon=1e-8,
+    level_epsilon_in_log=True,
+    outside_anchors=True,
+    negatives_with_replacement=False,
+    scarce_negatives=True,
+    rpn_normalizer="batch",
+    mask_side=0.1,
+    mask_bitmaps=False,
+    paste_by_grid=True,
+    keypoint_centre=0.5,
+    keypoint_score="map",
+)
+TORCHVISION = replace(
+    DETECTRON2,
+    name="torchvision",
+    rounded_anchors=True,
+    sizes_first=False,
+    anchor_strides="image",
+    min_size="from",
+    ranks_probabilities=True,
+    level_epsilon=1e-6,
+    level_epsilon_in_log=False,
+    rpn_normalizer="sampled",
+    mask_bitmaps=True,
+    paste_by_grid=False,
+    keypoint_centre=0.0,
+    keypoint_score="logit",
 )
 
 
 def convention_of(name: ConventionName) -> Convention:
     """Return the convention of this name."""
-    return {each.name: each for each in (DETECTRON, DETECTRON2, TORCHVISION)}[name]
+    return {each.name: each for each in (DETECTRON, DETECTRON_PYTORCH, DETECTRON2, TORCHVISION)}[name]

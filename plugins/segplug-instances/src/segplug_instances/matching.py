@@ -1,0 +1,59 @@
+"""Assignment of ground truth to anchors and proposals, and the choice of those that are trained (Faster R-CNN)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> tuple[Tensor, Tensor]:
+    """Return for each box the ground truth of the highest quality, and what it is trained as.
+
+    Args:
+        quality: IoU (G, N) of ground truth and boxes.
+        low: Quality below which a box is negative.
+        high: Quality from which a box is positive; between ``low`` and ``high`` it is ignored.
+        allow_low_quality: Whether the best boxes of each ground truth are positive, too, whatever their quality.
+
+    Returns:
+        Index of the ground truth (N,) int64, 0 if there is none; label (N,) int64: 1 positive, 0 negative, -1 ignored.
+    """
+    if not len(quality):
+        nothing = quality.new_zeros(quality.shape[1], dtype=torch.long)
+        return nothing, nothing.clone()
+    best, index = quality.max(0)
+    labels = torch.full_like(index, -1)
+    labels[best < low] = 0
+    labels[best >= high] = 1
+    if allow_low_quality:
+        labels[(quality == quality.amax(1, keepdim=True)).any(0)] = 1
+    return index, labels
+
+
+def sample(
+    labels: Tensor, number: int, positive_fraction: float, replacement: bool = False, scarce_negatives: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of randomly chosen positives and negatives.
+
+    Args:
+        labels: 1 positive, 0 negative, -1 ignored, (N,).
+        number: How many in all; if there are few positives, negatives take their place.
+        positive_fraction: The largest share of positives.
+        replacement: Whether negatives are drawn with replacement, and so may be fewer.
+        scarce_negatives: Whether all negatives are taken if there are not more than wanted, rather than none.
+    """
+    positive, negative = (labels == 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]
+    positive = _draw(positive, int(number * positive_fraction))
+    wanted = number - len(positive)
+    if len(negative) <= wanted:
+        return positive, negative if scarce_negatives else negative[:0]
+    if replacement:
+        drawn = torch.randint(len(negative), (wanted,), device=labels.device)
+        return positive, negative[drawn.unique()]
+    return positive, _draw(negative, wanted)
+
+
+def _draw(indices: Tensor, number: int) -> Tensor:
+    if len(indices) <= number:
+        return indices
+    return indices[torch.randperm(len(indices), device=indices.device)[:number]]

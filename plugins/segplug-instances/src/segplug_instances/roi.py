@@ -1,0 +1,283 @@
+"""Features of regions: RoIAlign (He et al., Mask R-CNN, 2017), RoIPool (Girshick, Fast R-CNN, 2015) and RoICrop.
+
+Each output cell is a weighted sum or the maximum over a bag of positions of a feature map, which are rows of the map as
+a matrix (N * H * W, C). ``embedding_bag`` reduces bags without a copy of their rows, so that memory grows with the
+number of positions, not with the features in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag, max_pool2d
+
+from segplug_instances.boxes import area
+from segplug_instances.conventions import Convention, ConventionName, convention_of
+
+_MOST_POSITIONS = 1 << 21  # in bags that are reduced at once; their indices and weights take about 100 MB
+
+
+def roi_align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    aligned: bool = False,
+) -> Tensor:
+    """Return bilinear samples of features (N, C, H, W), averaged over the cells of each region: (R, C, h, w).
+
+    Args:
+        features: Feature maps.
+        rois: (R, 5): index of the image, then x1, y1, x2, y2 in pixels. They get no gradient.
+        output_size: Cells of a region, (h, w).
+        spatial_scale: Feature positions per pixel.
+        sampling_ratio: Samples per cell and axis; 0 for as many as a cell has feature positions, rounded up.
+        aligned: Whether coordinates are moved by half a feature position, so that a region is sampled where it is.
+            Otherwise they are not, and a region is at least one position wide and high.
+    """
+    cells, dtype = _pair(output_size), torch.promote_types(features.dtype, torch.float32)
+    rois, matrix = rois.detach().to(dtype), _matrix(features, dtype)
+    first = _image_start(rois, features)
+    start, stop = (_corners(rois) * spatial_scale - (0.5 if aligned else 0.0)).unbind(1)
+    extent = stop - start if aligned else (stop - start).clamp(min=1)
+    if sampling_ratio:
+        counts = torch.full_like(extent, sampling_ratio, dtype=torch.long)
+    else:
+        counts = (extent / extent.new_tensor(cells)).ceil().clamp(min=0).long()
+
+    def pool(part: slice) -> Tensor:
+        y, x = (
+            _samples(start[part, i], extent[part, i], counts[part, i], sampling_ratio, cells[i], features.shape[2 + i])
+            for i in (0, 1)
+        )
+        return _reduce(matrix, first[part], features.shape[3], y, x, "sum", ragged=sampling_ratio == 0)
+
+    return _in_parts(pool, 4 * math.prod(cells) * counts.prod(1)).to(features.dtype)
+
+
+def roi_pool(features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float = 1.0) -> Tensor:
+    """Return the maxima of features (N, C, H, W) in the cells of each region, (R, C, h, w); 0 in an empty cell.
+
+    Regions are rounded to feature positions, and the last one belongs to them. See `roi_align` for the arguments.
+    """
+    cells, rois, matrix = _pair(output_size), rois.detach().float(), _matrix(features, features.dtype)
+    first = _image_start(rois, features)
+    corners = _corners(rois) * spatial_scale
+    start, stop = (corners + 0.5 * corners.sign()).trunc().unbind(1)  # halves away from zero, as C's round
+    extent = (stop - start + 1).clamp(min=1)
+
+    def pool(part: slice) -> Tensor:
+        y, x = (_spans(start[part, i], extent[part, i], cells[i], features.shape[2 + i]) for i in (0, 1))
+        return _reduce(matrix, first[part], features.shape[3], y, x, "max", ragged=True)
+
+    return _in_parts(pool, (extent + 2 * extent.new_tensor(cells)).prod(1).long())
+
+
+def roi_crop(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    max_pool: bool = True,
+) -> Tensor:
+    """Return bilinear samples of features (N, C, H, W) on a grid between the corners of each region, (R, C, h, w).
+
+    Args:
+        features: Feature maps; 0 outside.
+        rois: As in `roi_align`.
+        output_size: Cells of a region, (h, w).
+        spatial_scale: Feature positions per pixel.
+        max_pool: Whether the grid has twice as many points, of which the maxima of 2 x 2 are taken.
+    """
+    points, dtype = [size * (2 if max_pool else 1) for size in _pair(output_size)], torch.float32
+    dtype = torch.promote_types(features.dtype, dtype)
+    rois, matrix = rois.detach().to(dtype), _matrix(features, dtype)
+    first = _image_start(rois, features)
+    start, stop = (_corners(rois) * spatial_scale).unbind(1)
+
+    def pool(part: slice) -> Tensor:
+        y, x = (_grid(start[part, i], stop[part, i], points[i], features.shape[2 + i]) for i in (0, 1))
+        return _reduce(matrix, first[part], features.shape[3], y, x, "sum", ragged=False)
+
+    crops = _in_parts(pool, torch.full_like(first, 4 * math.prod(points))).to(features.dtype)
+    return max_pool2d(crops, 2) if max_pool else crops
+
+
+class RoIPooler:
+    """Features of boxes, each from the level of a pyramid that fits its size (Lin et al., FPN, 2017).
+
+    Args:
+        output_size: Cells of a region, (h, w).
+        strides: Pixels per position of each feature map, which double from one to the next.
+        sampling_ratio: As in `roi_align`.
+        kind: ``align``, ``pool`` or ``crop``.
+        aligned: As in `roi_align`.
+        convention: The size of a box, and how it is compared.
+        canonical_size: Side in pixels of a box of the canonical level.
+        canonical_level: Logarithm to base 2 of the stride of that level.
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        strides: Sequence[int],
+        sampling_ratio: int = 2,
+        kind: Literal["align", "pool", "crop"] = "align",
+        aligned: bool = False,
+        convention: ConventionName = "torchvision",
+        canonical_size: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        self.output_size, self.strides, self.sampling_ratio = _pair(output_size), list(strides), sampling_ratio
+        self.kind, self.aligned, self.convention = kind, aligned, convention_of(convention)
+        self.canonical_size, self.canonical_level = canonical_size, canonical_level
+
+    def __call__(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Return the features (sum of n, C, h, w) of boxes, a tensor (n, 4) for each image, in their order."""
+        images = [torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)]
+        rois = torch.cat([torch.cat(pair, 1) for pair in zip(images, boxes)])
+        if len(features) == 1:
+            return self._pool(features[0], rois, self.strides[0])
+        least, most = (round(math.log2(self.strides[i])) for i in (0, -1))
+        levels = assign_levels(
+            rois[:, 1:], least, most, self.convention, self.canonical_size, self.canonical_level
+        )  # fmt: skip
+        rows = [(levels == level).nonzero()[:, 0] for level in range(least, most + 1)]
+        parts = [self._pool(each, rois[row], stride) for each, row, stride in zip(features, rows, self.strides)]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
+        if self.kind == "align":
+            return roi_align(features, rois, self.output_size, 1 / stride, self.sampling_ratio, self.aligned)
+        return (roi_pool if self.kind == "pool" else roi_crop)(features, rois, self.output_size, 1 / stride)
+
+
+def assign_levels(
+    boxes: Tensor,
+    least: int,
+    most: int,
+    convention: Convention,
+    canonical_size: int = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """Return the level of each of the boxes (n, 4): the logarithm of its stride, from ``least`` to ``most``, int64."""
+    size, epsilon = area(boxes, convention).sqrt() / canonical_size, convention.level_epsilon
+    if convention.level_epsilon_in_log:
+        level = canonical_level + (size + epsilon).log2()
+    else:
+        level = canonical_level + size.log2() + epsilon
+    return level.floor().clamp(least, most).long()
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Positions along one axis that the cells of regions read; those from ``count`` on only fill the tensors."""
+
+    index: Tensor  # (R, cells, k) int64
+    weight: Tensor  # (R, cells, k)
+    count: Tensor  # (R, cells) int64
+
+
+def _samples(start: Tensor, extent: Tensor, count: Tensor, fixed: int, cells: int, size: int) -> _Axis:
+    """Return the neighbours of ``count`` samples (R,) in each cell; ``fixed``, unless 0, is that count."""
+    most = fixed or (int(count.max()) if len(count) else 0)
+    sides, count = (extent / cells)[:, None, None], count[:, None, None]
+    cell = torch.arange(cells, device=start.device)[:, None]
+    sample = torch.arange(most, device=start.device) + 0.5
+    place = start[:, None, None] + cell * sides + sample * sides / count
+    inside = (place >= -1) & (place <= size)
+    index, weight = _neighbours(place.clamp(0, size - 1), size)
+    weight = weight * (inside / count).repeat_interleave(2, 2)
+    return _Axis(index, weight, (2 * count[..., 0]).expand(-1, cells))
+
+
+def _grid(start: Tensor, stop: Tensor, points: int, size: int) -> _Axis:
+    """Return the neighbours of ``points`` from ``start`` to ``stop`` (R,)."""
+    share = torch.linspace(0, 1, points, dtype=start.dtype, device=start.device)
+    place = torch.lerp(start[:, None, None], stop[:, None, None], share[:, None])
+    index, weight = _neighbours(place, size)
+    return _Axis(index, weight, torch.full_like(index[..., 0], 2))
+
+
+def _neighbours(place: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the two positions beside each place (R, cells, k) and their weights, 0 outside the map, (R, cells, 2k)."""
+    low = place.floor()
+    index, weight = torch.stack([low, low + 1], -1), torch.stack([low + 1 - place, place - low], -1)
+    weight = weight * ((index >= 0) & (index < size))
+    return index.clamp(0, size - 1).long().flatten(2), weight.flatten(2)
+
+
+def _spans(start: Tensor, extent: Tensor, cells: int, size: int) -> _Axis:
+    """Return all positions of each cell of regions that start at ``start`` (R,)."""
+    cell, sides = torch.arange(cells, device=start.device), (extent / cells)[:, None]
+    first = (start[:, None] + (cell * sides).floor()).clamp(0, size).long()
+    last = (start[:, None] + ((cell + 1) * sides).ceil()).clamp(0, size).long()
+    count = last - first
+    index = first[..., None] + torch.arange(int(count.max()) if len(count) else 0, device=start.device)
+    return _Axis(index, torch.ones_like(index), count)
+
+
+def _reduce(matrix: Tensor, start: Tensor, width: int, y: _Axis, x: _Axis, mode: str, ragged: bool) -> Tensor:
+    """Return the sum or maximum of rows of a matrix in each cell, (R, C, h, w).
+
+    Args:
+        matrix: Features (positions, C).
+        start: First position of the image of each region, (R,) int64.
+        width: Positions in a row of the feature map.
+        y: Rows of the feature map.
+        x: Columns.
+        mode: ``sum``, weighted, or ``max``.
+        ragged: Whether cells differ in the number of their positions.
+    """
+    shape = len(start), y.count.shape[1], x.count.shape[1]
+    if ragged:
+        counts = (y.count[:, :, None] * x.count[:, None]).flatten()
+        ends = counts.cumsum(0)
+        bag = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        place = torch.arange(len(bag), device=bag.device) - (ends - counts)[bag]
+        columns = x.count.repeat_interleave(shape[1], 0).flatten()[bag]
+        region, row, column = bag // (shape[1] * shape[2]), bag // shape[2], bag % shape[2]
+        in_y = row * y.index.shape[2] + place // columns
+        in_x = (region * shape[2] + column) * x.index.shape[2] + place % columns
+        index = start[region] + y.index.flatten()[in_y] * width + x.index.flatten()[in_x]
+        weight, offsets = y.weight.flatten()[in_y] * x.weight.flatten()[in_x], ends - counts
+    else:
+        rows, columns = y.index[:, :, None, :, None] * width, x.index[:, None, :, None]
+        index = (start[:, None, None, None, None] + rows + columns).flatten(0, 2).flatten(1)
+        weight = (y.weight[:, :, None, :, None] * x.weight[:, None, :, None]).flatten(0, 2).flatten(1)
+        offsets = None
+    weights = weight if mode == "sum" else None
+    cells = embedding_bag(index, matrix, offsets, mode=mode, per_sample_weights=weights)
+    return cells.unflatten(0, shape).movedim(-1, 1)
+
+
+def _in_parts(pool: Callable[[slice], Tensor], positions: Tensor) -> Tensor:
+    """Return the results of ``pool`` on regions, so many at once that their positions (R,) are not too many."""
+    if torch.compiler.is_compiling() or positions.sum() <= _MOST_POSITIONS:
+        return pool(slice(None))
+    part = positions.cumsum(0) // _MOST_POSITIONS
+    stops = part.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
+    return torch.cat([pool(slice(start, stop)) for start, stop in zip([0, *stops], stops)])
+
+
+def _matrix(features: Tensor, dtype: torch.dtype) -> Tensor:
+    return features.movedim(1, -1).flatten(0, 2).to(dtype)
+
+
+def _corners(rois: Tensor) -> Tensor:
+    """Return the corners (R, 2, 2): first, last; y, x."""
+    return rois[:, 1:].unflatten(1, (2, 2)).flip(2)
+
+
+def _image_start(rois: Tensor, features: Tensor) -> Tensor:
+    return rois[:, 0].long() * math.prod(features.shape[2:])
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size

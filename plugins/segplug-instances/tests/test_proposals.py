@@ -1,0 +1,131 @@
+"""Anchors, their targets, and proposals."""
+
+from __future__ import annotations
+
+import torch
+from golden_parts import cases, check, load
+
+from segplug_instances.anchors import Anchors, cell_anchors
+from segplug_instances.boxes import decode, iou
+from segplug_instances.conventions import DETECTRON, DETECTRON2, DETECTRON_PYTORCH, TORCHVISION, Convention
+from segplug_instances.matching import match, sample
+from segplug_instances.proposals import add_ground_truth, select
+
+
+@cases("anchors", "*")
+def test_anchors(name: str) -> None:
+    case = load("anchors")[name]
+    params, convention = case.params, DETECTRON2 if name.startswith("d2") else TORCHVISION
+    shapes = [tuple(shape) for shape in params["feature_sizes"]]
+    sizes, ratios = params["sizes"], params["ratios"]
+    if not isinstance(sizes[0], list):
+        sizes = [[size] for size in sizes] if len(shapes) > 1 else [sizes]
+    ratios = ratios[0] if isinstance(ratios[0], list) else ratios
+    anchors = Anchors(sizes, ratios, convention.name, params.get("offset", 0.0))
+    for level, size in enumerate(sizes):
+        check(cell_anchors(size, ratios, (1, 1), convention), case[f"cell_{level}"])
+    if "strides_used" in params:
+        padded = {"128x160": (128, 160), "97x141": (97, 141)}[name.rpartition("_")[2]]
+        strides = [(padded[0] // height, padded[1] // width) for height, width in shapes]
+        assert strides == [tuple(pair) for pair in params["strides_used"]]
+    else:
+        strides = [(stride, stride) for stride in params.get("strides", [16])]
+    for level, found in enumerate(anchors(shapes, strides)):
+        check(found, case[f"level_{level}"])
+
+
+@cases("d1_anchors", "*")
+def test_anchors_of_detectron(name: str) -> None:
+    case = load("d1_anchors")[name]
+    stride, sizes = case.params["stride"], case.params["sizes"]
+    anchors = Anchors([sizes], case.params.get("ratios", (0.5, 1, 2)), "detectron")
+    if name == "field":
+        check(anchors([tuple(case.params["feature"])], [(stride, stride)])[0], case["all"])
+    else:
+        check(anchors([(1, 1)], [(stride, stride)])[0], case["cell"])
+
+
+@cases("matching", "d2_rpn*", "tv_rpn*", "d2_roi*", "tv_roi*", "d2_edges", "d2_no_gt")
+def test_matching(name: str) -> None:
+    case = load("matching")[name]
+    params = case.params
+    thresholds = params.get("thresholds") or [params["low"], params["high"]]
+    if name == "d2_no_gt":
+        quality = torch.zeros(0, len(case["matches"]))
+    else:
+        quality = case["quality"] if name == "d2_edges" else iou(case["gt"], case["anchors"], TORCHVISION)
+    low_quality = params.get("allow_low_quality_matches", False)
+    index, labels = match(quality, thresholds[0], thresholds[-1], low_quality)
+    as_torchvision = torch.where(labels == 1, index, torch.where(labels == 0, -1, -2))
+    if name.startswith("tv"):
+        check(as_torchvision, case["matches"])
+    else:
+        check(index, case["matches"])
+        check(labels, case["labels"])
+    if name == "d2_edges":
+        check(as_torchvision, case["tv"])
+
+
+@cases("matching", "sample_*")
+def test_numbers_of_sampled_boxes(name: str) -> None:
+    case = load("matching")[name]
+    labels = case["labels"]
+    positive, negative = sample(labels, case.params["num"], case.params["positive_fraction"])
+    assert (len(positive), len(negative)) == (case.params["n_pos"], case.params["n_neg"])
+    assert (labels[positive] == 1).all()
+    assert (labels[negative] == 0).all()
+    assert len({*positive.tolist(), *negative.tolist()}) == len(positive) + len(negative)
+
+
+@cases("proposals", "d2_*", "tv_*")
+def test_proposals(name: str) -> None:
+    case, inputs = load("proposals")[name], load("proposals")["inputs"]
+    params, convention = case.params, DETECTRON2 if name.startswith("d2") else TORCHVISION
+    logits, boxes = ([inputs[f"{kind}_{level}"] for level in range(3)] for kind in ("logits", "boxes"))
+    pre, post = (params.get(f"{kind}_nms_topk") or params[f"{kind}_nms_top_n"] for kind in ("pre", "post"))
+    least = params["min_box_size" if name.startswith("d2") else "min_size"]
+    sizes = [tuple(size) for size in inputs.params["image_sizes_hw"]]
+    found = select(logits, boxes, sizes, pre, post, params["nms"], least, convention)
+    for image, (each, scores) in enumerate(found):
+        check(each, case[f"boxes_{image}"])
+        if name.startswith("d2"):
+            check(scores, case[f"logits_{image}"])
+        else:
+            check(scores.sigmoid(), case[f"scores_{image}"])
+
+
+@cases("proposals", "append_gt")
+def test_ground_truth_among_proposals(name: str) -> None:
+    case = load("proposals")[name]
+    boxes, logits = case["boxes"], case["logits"]
+    found = add_ground_truth(boxes[:5], logits[:5], boxes[5:], DETECTRON2)
+    check(found[0], boxes)
+    check(found[1], logits)
+    first = add_ground_truth(boxes[:5], logits[:5], boxes[5:], DETECTRON)[0]
+    check(first, torch.cat([boxes[5:], boxes[:5]]))
+
+
+@cases("d1_proposals", "pre*", "detectron_*")
+def test_proposals_of_detectron(name: str) -> None:
+    case, first = load("d1_proposals")[name], load("d1_proposals")["pre6000_post1000_min0"]
+    inputs = first if name.startswith("detectron") else case
+    params, setting = first.params, case.params
+    anchors = Anchors([params["sizes"]], params["ratios"], "detectron")
+    height, width = inputs["probs"].shape[2:]
+    field = anchors([(height, width)], [(params["stride"], params["stride"])])[0]
+    logits = inputs["probs"].permute(0, 2, 3, 1).flatten(1).logit()
+    deltas = inputs["deltas"].unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    size, scale = case["im_info"][0, :2].tolist(), float(case["im_info"][0, 2])
+
+    def proposals(convention: Convention) -> tuple[torch.Tensor, torch.Tensor]:
+        boxes = decode(deltas[0], field, (1, 1, 1, 1), convention)[None]
+        limits = setting["pre_nms"], setting["post_nms"], 0.7, setting["min_size"]
+        return select([logits], [boxes], [tuple(map(int, size))], *limits, convention, scales=[scale])[0]
+
+    if name.startswith("detectron"):
+        boxes, scores = proposals(DETECTRON)
+        check(proposals(DETECTRON_PYTORCH)[0], case["rois_pytorch"][:, 1:])
+    else:
+        boxes, scores = proposals(DETECTRON_PYTORCH)
+    check(boxes, case["rois"][:, 1:])
+    check(scores.sigmoid(), case["scores"][:, 0])
