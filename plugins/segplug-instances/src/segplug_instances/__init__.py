@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segplug_instances.anchors import Anchors as Anchors
     from segplug_instances.conventions import Convention as Convention
     from segplug_instances.fpn import DetectionFPN as DetectionFPN
+    from segplug_instances.metrics.coco import COCOMetric as COCOMetric
     from segplug_instances.resnet import DetectionResNet as DetectionResNet
     from segplug_instances.resnet import FrozenBatchNorm2d as FrozenBatchNorm2d
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Anchors": ".anchors",
+    "COCOMetric": ".metrics.coco",
     "Convention": ".conventions",
     "DetectionFPN": ".fpn",
     "DetectionResNet": ".resnet",

@@ -1,0 +1,164 @@
+"""COCO's numbers: streaming, merged, per class."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel.errors import DataError, UsageError
+from segkernel.sample import Prediction, Targets
+from segplug_instances.coco_json import run_lengths
+from segplug_instances.metrics.coco import COCOMetric
+from segplug_instances.metrics.matches import Matches
+
+CLASSES = ["person", "car", "dog"]
+
+
+def objects(boxes: list[list[float]], size: tuple[int, int]) -> torch.Tensor:
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+    for mask, (left, top, right, bottom) in zip(masks, boxes):
+        mask[int(top) : int(bottom), int(left) : int(right)] = True
+    return masks
+
+
+def image(seed: int, size: tuple[int, int] = (60, 80)) -> tuple[Prediction, Targets]:
+    """Objects of two classes, and detections some of which are right."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 30, (4, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(5, 30, (4, 2))], 1).astype(np.float32)
+    found = np.concatenate([boxes + rng.integers(-2, 3, boxes.shape), boxes[:2] + 20])
+    points = np.concatenate([rng.uniform(0, 60, (4, 17, 2)), np.full((4, 17, 1), 2.0)], 2).astype(np.float32)
+    field = {
+        "boxes": torch.from_numpy(found),
+        "scores": torch.from_numpy(rng.permutation(6) / 10 + 0.1).float(),
+        "labels": torch.from_numpy(rng.integers(0, 2, 6)),
+        "masks": objects(found.clip(0).tolist(), size),
+        "keypoints": torch.from_numpy(np.concatenate([points + 1, points[:2]])),
+    }
+    truth = {
+        "boxes": torch.from_numpy(boxes),
+        "classes": torch.from_numpy(rng.integers(0, 2, 4)),
+        "crowd": torch.tensor([False, False, False, seed % 2 == 0]),
+        "instances": objects(boxes.tolist(), size).to(torch.uint8),
+        "keypoints": torch.from_numpy(points),
+    }
+    return Prediction({"seg": field}, {"index": seed, "image_id": 100 + seed, "name": str(seed)}), Targets(truth)
+
+
+def measured(numbers: Any, **arguments: Any) -> COCOMetric:
+    metric = COCOMetric(classes=CLASSES, **arguments)
+    for number in numbers:
+        metric.update(*image(number))
+    return metric
+
+
+def test_two_ranks_give_what_one_gives_and_a_class_without_objects_is_nan() -> None:
+    whole, first = measured(range(6)), measured([4, 0, 2])
+    first.merge(measured([5, 3, 1]))
+    one, two = whole.compute(), first.compute()
+    assert list(one) == list(two)
+    assert np.array_equal(list(one.values()), list(two.values()), equal_nan=True)
+    assert len([name for name in one if "." not in name]) == 12 + 12 + 10
+    assert 0 < one["bbox_AP"] < one["bbox_AP50"] <= 100
+    assert 0 < one["segm_AP"] < 100
+    assert one["keypoints_AP"] > 0
+    assert math.isnan(one["bbox_AP.dog"])
+    assert math.isnan(one["segm_AP_large"])
+    assert one["bbox_AP"] == pytest.approx((one["bbox_AP.person"] + one["bbox_AP.car"]) / 2)
+    assert whole.table().splitlines()[3].split()[:2] == ["dog", "-"]
+
+
+def test_the_annotated_area_decides_what_is_small() -> None:
+    prediction, target = image(1)
+    target["area"] = torch.full((4,), 1e5)
+    metric = COCOMetric(kinds=["bbox"], classes=CLASSES)
+    metric.update(prediction, target)
+    found = metric.compute()
+    assert math.isnan(found["bbox_AP_small"])
+    assert found["bbox_AP_large"] >= found["bbox_AP"] > 0
+
+
+def test_results_are_written_as_coco_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "out" / "results.json"
+    metric = measured([1, 0], results_file=file, category_ids=[1, 3, 18], format_only=True)
+    assert metric.compute() == {}
+    entries = json.loads(file.read_text())
+    assert [(entry["category_id"], entry["image_id"]) for entry in entries] == sorted(
+        (entry["category_id"], entry["image_id"]) for entry in entries
+    )
+    assert {entry["category_id"] for entry in entries} <= {1, 3}
+    assert {entry["image_id"] for entry in entries} == {
+        100,
+        101,
+    }
+    prediction, _ = image(1)
+    score = prediction["seg"]["scores"][0].item()
+    own = next(entry for entry in entries if (entry["image_id"], entry["score"]) == (101, score))
+    left, top, right, bottom = prediction["seg"]["boxes"][0].tolist()
+    assert own["bbox"] == [left, top, right - left, bottom - top]
+    assert own["keypoints"][:3] == [*(prediction["seg"]["keypoints"][0, 0, :2] - 0.5).tolist(), 1]
+    assert own["segmentation"] == run_lengths(prediction["seg"]["masks"].numpy()[:1], (60, 80))[0]
+
+
+def test_polygons_are_rasterised_as_by_coco_and_objects_without_one_are_empty() -> None:
+    square = np.array([[2, 1], [6, 1], [6, 5], [2, 5]], np.float32)
+    polygons = {
+        "points": np.concatenate([square, square + 10]),
+        "parts": np.array([0, 4, 8]),
+        "objects": np.array([0, 0]),
+    }
+    encoded = run_lengths(polygons, (20, 20), 2)
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, 1:5, 2:6] = masks[0, 11:15, 12:16] = True
+    assert encoded == run_lengths(masks, (20, 20))
+
+
+def test_messages_name_what_is_missing() -> None:
+    prediction, target = image(0)
+    with pytest.raises(DataError, match="'boxes' and 'classes'"):
+        measured([]).update(prediction, Targets({"seg": torch.zeros(2, 2)}))
+    del target["instances"]
+    with pytest.raises(UsageError, match="segm needs 'instances', which the data set does not have"):
+        measured([], kinds=["segm"]).update(prediction, target)
+    with pytest.raises(UsageError, match="17 keypoints, but 2 sigmas"):
+        measured([], sigmas=[0.1, 0.1]).update(prediction, target)
+    with pytest.raises(UsageError, match="results_file"):
+        COCOMetric(format_only=True)
+
+
+CASES = ("class_agnostic", "duplicate_scores", "empty_images", "img_ids_subset", "main", "max_dets", "no_detections",
+         "one_category_missing")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_are_those_of_pycocotools(golden: Any, case: str) -> None:
+    facts, _ = golden.load(f"coco/eval_{case}")
+    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in facts["gt"]["images"]}
+    for annotation in facts["gt"]["annotations"]:
+        annotation["segmentation"] = as_run_lengths(annotation["segmentation"], sizes[annotation["image_id"]])
+    for kind, known in facts["results"].items():
+        matches = Matches(kind, class_agnostic=facts["params"].get("useCats") == 0)
+        for number in facts["params"].get("imgIds") or sizes:
+            parts = (facts["gt"]["annotations"], facts["dt"][kind])
+            matches.add(number, *([entry for entry in part if entry["image_id"] == number] for part in parts))
+        categories = [int(category) for category in known["catIds"]]
+        stats, names = matches.stats(categories), facts["names"]["keypoints" if kind == "keypoints" else "bbox"]
+        assert [stats[name] for name in names] == pytest.approx(known["stats"], abs=1e-9)
+        each = matches.per_category(categories)
+        for category, values in known["per_category"].items():
+            mine = {"AR": each[int(float(category))].get("AR@100"), **each[int(float(category))]}
+            assert {key: mine[key] for key in values} == pytest.approx(values, abs=1e-9)
+
+
+def as_run_lengths(segmentation: Any, size: tuple[int, int]) -> Any:
+    from pycocotools import mask
+
+    if isinstance(segmentation, list):
+        return mask.merge(mask.frPyObjects(segmentation, *size))
+    return mask.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
