@@ -24,8 +24,7 @@ def numbers(subject: Subject) -> None:
     values = metric.compute()
     require(values, "compute() returned nothing")
     for name, value in values.items():
-        named = isinstance(name, str) and isinstance(value, float)
-        require(named, f"{name!r} is a {type(value).__name__}, not a float")
+        require(isinstance(name, str) and isinstance(value, float), f"{name!r} is {type(value).__name__}, not a float")
     require(_same(values, metric.compute()), "compute() changes the state of the metric")
 
 
@@ -45,10 +44,10 @@ def copies(subject: Subject) -> None:
     """A copy is independent: each evaluation starts from one."""
     metric = _build(subject)
     other = copy.deepcopy(metric)
-    other.update(*_image(0, _classes(subject, metric)))
+    other.update(*_image_for(subject, metric, 0))
     fresh = _fed(subject, range(2)).compute()
     for number in range(2):
-        metric.update(*_image(number, _classes(subject, metric)))
+        metric.update(*_image_for(subject, metric, number))
     require(_same(fresh, metric.compute()), "updating a copy changed the original")
 
 
@@ -90,8 +89,14 @@ def _build(subject: Subject) -> Any:
 def _fed(subject: Subject, numbers: Iterable[int]) -> Any:
     metric = _build(subject)
     for number in numbers:
-        metric.update(*_image(number, _classes(subject, metric)))
+        metric.update(*_image_for(subject, metric, number))
     return metric
+
+
+def _image_for(subject: Subject, metric: Any, number: int) -> tuple[Prediction, Targets]:
+    """Return an image of label maps, or what ``make`` of the ``conformance_inputs`` returns for its number."""
+    make = subject.inputs.get("make")
+    return make(number) if make else _image(number, _classes(subject, metric))
 
 
 def _image(number: int, classes: int) -> tuple[Prediction, Targets]:
@@ -102,9 +107,8 @@ def _image(number: int, classes: int) -> tuple[Prediction, Targets]:
     probabilities = torch.rand((classes, *truth.shape), generator=generator).softmax(0)
     guess = torch.where(right, truth, other)
     truth[:3] = IGNORE
-    meta = {"name": str(number)}
-    prediction = Prediction({"seg": guess, "seg_probabilities": probabilities}, dict(meta))
-    return prediction, Targets({"seg": truth}, dict(meta))
+    prediction = Prediction({"seg": guess, "seg_probabilities": probabilities}, {"name": str(number)})
+    return prediction, Targets({"seg": truth}, dict(prediction.meta))
 
 
 def _classes(subject: Subject, metric: Any) -> int:
@@ -113,7 +117,5 @@ def _classes(subject: Subject, metric: Any) -> int:
 
 
 def _same(first: dict[str, float], second: dict[str, float]) -> bool:
-    def close(a: float, b: float) -> bool:
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
-
-    return first.keys() == second.keys() and all(close(first[name], second[name]) for name in first)
+    ordered = [second.get(name, math.inf) for name in first]
+    return len(first) == len(second) and np.allclose([*first.values()], ordered, rtol=1e-9, atol=1e-12, equal_nan=True)

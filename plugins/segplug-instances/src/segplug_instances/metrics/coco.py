@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,19 @@ from segplug_instances.metrics.matches import Kind, Matches, check_sigmas
 
 _OUTPUTS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 _TRUTHS: dict[Kind, str] = {"bbox": "boxes", "segm": "instances", "keypoints": "keypoints"}
+
+
+def _example(number: int) -> Any:
+    """Return the prediction and the targets of an image with two objects, one of which is found."""
+    from torch import tensor
+
+    from segkernel.sample import Prediction, Targets
+
+    boxes = tensor([[2.0, 3.0, 20.0 + number, 30.0], [30.0, 5.0, 50.0, 25.0]])
+    found = {"boxes": boxes + tensor([[2.0], [15.0]]), "scores": tensor([0.9, 0.4 + number / 10])}
+    truth = {"boxes": boxes, "classes": tensor([number % 2, 1])}
+    meta = {"name": str(number)}
+    return Prediction({"seg": {**found, "labels": tensor([number % 2, 1])}}, meta), Targets(truth, dict(meta))
 
 
 class COCOMetric:
@@ -43,6 +56,8 @@ class COCOMetric:
     Raises:
         UsageError: When ``format_only`` has no file, or objects have another number of keypoints than ``sigmas``.
     """
+
+    conformance_inputs: ClassVar = {"make": _example}
 
     def __init__(
         self,

@@ -72,10 +72,11 @@ class Matches:
         self.kind, self.class_agnostic = kind, class_agnostic and kind != "keypoints"
         self.limits = sorted(limits or ((20,) if kind == "keypoints" else (1, 10, 100)))
         self.sigmas = None if sigmas is None else np.asarray(sigmas, np.float64)
-        self.tables: dict[int, dict[Any, list[dict[str, Any]]]] = {}
+        self.tables: dict[int, dict[int, list[dict[str, Any]]]] = {}
         """Category, then image: pycocotools' result for each range of areas."""
+        self.images: set[int] = set()
 
-    def add(self, image: Any, truths: Sequence[dict[str, Any]], detections: Sequence[dict[str, Any]]) -> None:
+    def add(self, image: int, truths: Sequence[dict[str, Any]], detections: Sequence[dict[str, Any]]) -> None:
         """Match the detections of an image.
 
         Args:
@@ -84,6 +85,7 @@ class Matches:
                 height), ``segmentation`` (run lengths), or ``keypoints`` and ``bbox``.
             detections: COCO results: ``category_id``, ``score``, and by kind ``bbox``, ``segmentation``, ``keypoints``.
         """
+        self.images.add(image)
         evaluator = self._evaluator()
         annotations = [_with_id(truth, number, self._ignored(truth)) for number, truth in enumerate(truths, 1)]
         results = [_with_id(found, number) for number, found in enumerate(detections, 1)]
@@ -99,9 +101,11 @@ class Matches:
             self.tables.setdefault(int(category), {})[image] = [_compact(each) for each in ranges]
 
     def merge(self, other: Matches) -> None:
-        """Add the images of ``other``."""
+        """Add the images of ``other``, after these where both have an image of the same id."""
+        shift = 0 if self.images.isdisjoint(other.images) else max(self.images) + 1
+        self.images |= {image + shift for image in other.images}
         for category, images in other.tables.items():
-            self.tables.setdefault(category, {}).update(images)
+            self.tables.setdefault(category, {}).update({image + shift: each for image, each in images.items()})
 
     def stats(self, categories: Sequence[int]) -> dict[str, float]:
         """Return COCO's twelve numbers (ten for keypoints) over classes, from 0 to 1; -1 without ground truth."""
@@ -141,7 +145,7 @@ class Matches:
         precision, recall = (np.concatenate(part, -3) for part in zip(*curves))
         return precision, recall
 
-    def _curve(self, images: Mapping[Any, list[dict[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
+    def _curve(self, images: Mapping[int, list[dict[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
         """Return precision and recall of one class; only images with objects or detections of it take part."""
         evaluator = self._evaluator()
         evaluator.params.catIds, evaluator.params.imgIds = [0], sorted(images)
