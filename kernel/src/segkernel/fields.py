@@ -108,9 +108,8 @@ class RasterField(Field):
         return torch.from_numpy(np.stack([field._padded(size).planes() for field in fields]))
 
     def _padded(self, size: Size) -> Self:
-        height, width = self._raster.size
-        window = slice(height), slice(width)
-        return self if (height, width) == tuple(size) else self.overlay([(self, window, None)], size)
+        window = slice(self._raster.size[0]), slice(self._raster.size[1])
+        return self if self._raster.size == tuple(size) else self.overlay([(self, window, None)], size)
 
 
 class ObjectField(Field):
@@ -132,6 +131,10 @@ class ObjectField(Field):
         """Return the objects of all ``fields``, of which this is the first, as if of one image."""
         return replace(self, array=np.concatenate([field.array for field in fields], self.axis))
 
+    def inside(self, size: Size) -> np.ndarray:
+        """Return (objects,) bool, whether each still is in the image, of ``size``; the others are dropped."""
+        return np.ones(self.count, bool)
+
     def masks(self, size: Size) -> np.ndarray | None:
         """Return the pixels of each object, (H, W, objects) with 0 outside; None for a kind without masks."""
         return None
@@ -150,8 +153,7 @@ class ObjectField(Field):
 
         If fields of a sample have masks, only those are asked.
         """
-        height, width = visible.shape
-        masks = self.masks((height, width))
+        masks = self.masks((visible.shape[0], visible.shape[1]))
         return np.ones(self.count, bool) if masks is None else masks[visible].any(0)
 
 

@@ -147,11 +147,17 @@ class Sample(_SampleData):
         return self._raster.size
 
     def apply(self, geometry: Geometry) -> Sample:
-        """Add ``geometry`` to the pending operations of the image and every field; return self."""
+        """Add ``geometry`` to the pending operations of the image and every field; return self.
+
+        Objects that leave the image are dropped from all fields that list them.
+        """
         self.fields = {name: value.apply(geometry, self.size) for name, value in self.fields.items()}
         self._raster = self._raster.then(geometry)
         if not geometry.only_scales:
             self.moved = type(geometry).__name__
+            objects = {name: value for name, value in self.fields.items() if isinstance(value, ObjectField)}
+            kept = np.logical_and.reduce([value.inside(self.size) for value in objects.values()])
+            self.fields |= {name: value.select(kept) for name, value in objects.items() if not kept.all()}
         return self
 
     def carry_out(self) -> Sample:

@@ -80,9 +80,7 @@ def signature(target: Callable[..., Any]) -> Signature:
     """Read the arguments of ``target``, a class, a dataclass or a function; forwarded ones included."""
     if is_typeddict(target):
         return _of_typed_dict(target)
-    if isinstance(target, type):
-        return _of_class(target.__mro__)
-    return _of_function(target, target, _of_returned)
+    return _of_class(target.__mro__) if isinstance(target, type) else _of_function(target, target, _of_returned)
 
 
 def annotations_of(obj: Any) -> dict[str, Any]:

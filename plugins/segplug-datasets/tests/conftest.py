@@ -36,7 +36,7 @@ def sample() -> Sample:
         "edge": EdgeMap(mask.copy()),
         "depth": DepthMap(mask.astype(np.float32)),
         "instances": InstanceMasks(np.stack([mask, 1 - mask], 2)),
-        "boxes": Boxes(np.array([[40, 30, 70, 50]], np.float32)),
-        "points": Keypoints(np.array([[[55, 40, 2]]], np.float32)),
+        "boxes": Boxes(np.array([[40, 30, 70, 50], [0, 0, 120, 90]], np.float32)),
+        "points": Keypoints(np.array([[[55, 40, 2]], [[9, 9, 0]]], np.float32)),
     }
     return Sample(image=np.repeat(mask[..., None] * 255, 3, 2), fields=fields)

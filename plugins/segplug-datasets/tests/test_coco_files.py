@@ -15,6 +15,7 @@ from segkernel import build
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import WeightMap
 from segplug_datasets import image
+from segplug_datasets.annotations import objects
 from segplug_datasets.annotations.coco import CocoInstanceDataset
 from segplug_datasets.annotations.coco_keypoints import CocoKeypointDataset
 from segplug_datasets.annotations.coco_panoptic import CocoPanopticDataset
@@ -280,7 +281,7 @@ def test_joints_move_with_the_pixels(tmp_path: Path) -> None:
 def test_people_without_joints_may_be_ignored(tmp_path: Path) -> None:
     sample = people(tmp_path, without_keypoints="ignored", weights="weight", instances=False)[1]
     assert sample["seg"].array[2].tolist() == [0, 1, 1, 1, 255, 255, 255, 255]
-    assert {*sample} == {"seg", "keypoints", "boxes", "weight"}
+    assert {*sample} == {"seg", "boxes", "classes", "crowd", "area", "keypoints", "weight"}
     assert "keypoint_weight" not in people(tmp_path, weights=None)[1]
 
 
@@ -382,3 +383,53 @@ def test_real_panoptic_files_give_the_semantic_ones() -> None:
         sample = dataset[index]
         truth = image.read_mask(root / f"semantic/val2017/{sample.meta['name']}.png")
         assert np.array_equal(sample["seg"].array, table[truth])
+
+
+# ---------------------------------------------------------------- objects
+
+
+def test_objects_have_boxes_classes_and_masks(tmp_path: Path) -> None:
+    rle = {"size": list(SIZE), "counts": [0, 6, 42]}
+    shapes = [
+        annotation(3, box(2, 1, 5, 4), bbox=[2, 1, 3, 9], area=8.5),
+        annotation(32, rle, iscrowd=1),
+        annotation(1, [[1, 1, 4, 1, 4, 3], [6, 4, 9, 4, 9, 9]]),
+        annotation(1, box(0, 0, 2, 2), ignore=1),
+        annotation(1, box(0, 0, 2, 2), area=0),
+        annotation(1, box(9, 9, 12, 12)),
+    ]
+    dataset = load(put(tmp_path, shapes), instances="polygons", background=None)
+    sample = pickle.loads(pickle.dumps(dataset))[1]
+    assert (dataset.classes, dataset.category_ids) == (NAMES, (1, 3, 32))
+    assert sample.meta["image_id"] == 11
+    assert sample["classes"].array.tolist() == [1, 2, 0]
+    assert sample["boxes"].array.tolist() == [[2, 1, 5, 6], [0, 0, 1, 6], [1, 1, 8, 6]]
+    assert sample["crowd"].array.tolist() == [False, True, False]
+    assert sample["area"].array.tolist() == [8.5, 6, 6]
+    assert sample["instances"].masks(SIZE).sum((0, 1)).tolist() == [9, 6, 6]
+    assert [len(rings) for rings in sample["instances"].polygons()] == [1, 1, 2]
+    bitmaps = load(tmp_path, instances="masks", classes=["tie", "person"])[1]
+    assert np.array_equal(bitmaps["instances"].array, sample["instances"].masks(SIZE)[..., 1:])
+    assert bitmaps["classes"].array.tolist() == [1, 2]
+    assert "instances" not in load(tmp_path, instances="boxes")[1]
+    assert "boxes" not in load(tmp_path)[1]
+    assert [field.count for field in dataset[0].fields.values() if hasattr(field, "count")] == [0] * 5
+
+
+def test_too_many_bitmaps_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "MOST_MASK_BYTES", 2 * 6 * 8)
+    root = put(tmp_path, [annotation(1, box(0, 0, 2, 2))] * 3)
+    with pytest.raises(DataError, match=r"3 masks of 6 x 8 pixels take .*\n.*instances: polygons"):
+        load(root, instances="masks")[1]
+    assert load(root, instances="polygons")[1]["instances"].count == 3
+
+
+def test_keypoints_of_objects(tmp_path: Path) -> None:
+    joints = [{**JOINTS[0], "keypoints": ["head", "left_hand", "right_hand"]}, {"id": 3, "name": "car"}]
+    root = put(tmp_path, [*PEOPLE, annotation(3, box(0, 0, 3, 3))], categories=joints)
+    dataset = load(root, instances="polygons")
+    points = dataset[1]["keypoints"]
+    assert (points.array[:, :, 2] > 0).sum(1).tolist() == [2, 0, 0, 0]
+    assert (points.array[0, 0].tolist(), points.mirrored) == ([2.5, 3.5, 2], [0, 2, 1])
+    assert people(tmp_path, crowds=True)[1]["crowd"].array.tolist() == [False, False, True]
+    assert people(tmp_path, background=None, instances="polygons")[1]["classes"].array.tolist() == [0, 0]

@@ -100,7 +100,7 @@ def test_images_of_any_number_of_channels(geometry: Resize, channels: int) -> No
 def test_any_number_of_objects(geometry: Resize, count: int) -> None:
     fields = {
         "masks": InstanceMasks(np.ones((90, 120, count), np.uint8)),
-        "boxes": Boxes(np.zeros((count, 4), np.float32)),
+        "boxes": Boxes(np.tile(np.float32([0, 0, 120, 90]), (count, 1))),
         "points": Keypoints(np.zeros((count, 17, 3), np.float32)),
     }
     moved = Sample(image=np.zeros((90, 120, 3), np.uint8), fields=fields).apply(geometry)
@@ -170,5 +170,5 @@ def test_a_crop_goes_before_the_flips_planned_so_far() -> None:
 
 def test_collate_keeps_boxes_and_instances_as_lists(sample: Sample) -> None:
     targets = collate([sample, sample]).targets
-    assert [len(boxes) for boxes in targets["boxes"]] == [1, 1]
-    assert targets["instances"][0].shape == (90, 120, 2)
+    assert [len(boxes) for boxes in targets["boxes"]] == [2, 2]
+    assert [tuple(masks.shape) for masks in targets["instances"]] == [(2, 90, 120)] * 2

@@ -285,8 +285,12 @@ def test_annotations_on_stored_pixels_are_turned_with_the_image(
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [box]}],
     }
     (tmp_path / "a.json").write_text(json.dumps(document))
-    sample = CocoInstanceDataset("a.json", data_root=tmp_path)[0]
-    assert ((sample["seg"].array == 1) == (sample.image[..., 0] > 100)).all()
+    sample = CocoInstanceDataset("a.json", data_root=tmp_path, instances="polygons")[0]
+    drawn = sample.image[..., 0] > 100
+    assert ((sample["seg"].array == 1) == drawn).all()
+    assert (sample["instances"].masks(sample.size)[..., 0] == drawn).all()
+    left, top, right, bottom = sample["boxes"].array[0].astype(int).tolist()
+    assert drawn[top:bottom, left:right].sum() == drawn.sum() == 64
     assert ("size of the image before its EXIF rotation" in caplog.text) == stored
 
 

@@ -12,6 +12,7 @@ import functools
 import pickle
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -22,7 +23,7 @@ from segkernel.catalog import Catalog
 from segkernel.errors import ConfigError, SegKernelError
 from segkernel.sample import DepthMap, LabelMap, RasterField, Sample, WeightMap
 from segkernel.testing import transforms as kit
-from segplug_datasets.fields import Boxes, EdgeMap, InstanceMasks, Keypoints
+from segplug_datasets.fields import Boxes, EdgeMap, InstanceMasks, Keypoints, ObjectValues, Polygons
 
 LABELS = {3, 7, 9}
 DTYPES = {
@@ -33,6 +34,8 @@ DTYPES = {
     InstanceMasks: "uint8",
     Boxes: "float32",
     Keypoints: "float32",
+    Polygons: "float32",
+    ObjectValues: "int64",
 }
 COARSE = ("SegRescale",)
 """Changes labels without moving the image: that is its purpose."""
@@ -88,6 +91,8 @@ def made(seed: int, size: tuple[int, int]) -> Sample:
         "masks": InstanceMasks(masks),
         "boxes": Boxes(np.array(boxes, np.float32)),
         "keypoints": Keypoints(np.array(points, np.float32)),
+        "polygons": Polygons.of([[np.array([[x, y], [u, y], [u, v], [x, v]])] for x, y, u, v in boxes]),
+        "classes": ObjectValues(np.array([9, 3])),
     }
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
     return Sample(fields, {"name": "made"}, image, original_size=size)
@@ -101,7 +106,7 @@ def inputs(name: str, number: int, seed: int, size: tuple[int, int]) -> tuple[An
     others = [(max(1, size[0] + 13 * k - 20), size[1] + 9 * k) for k in range(transform.needs)]
     samples = [made(seed + k, one) for k, one in enumerate([size, *others])]
     if type(transform).__name__ == "Albu":  # it moves what has a value per pixel only
-        for key in ("boxes", "keypoints"):
+        for key in ("boxes", "keypoints", "polygons", "classes"):
             del samples[0][key]
     return transform, samples
 
@@ -144,7 +149,13 @@ def test_objects_keep_mask_box_and_point_together(name: str, number: int, seed: 
     if after is None or "boxes" not in after:
         return
     masks, boxes, points = (after[key].array for key in ("masks", "boxes", "keypoints"))
-    assert masks.shape[2] == len(boxes) == len(points)
+    assert masks.shape[2] == len(boxes) == len(points) == len(after["classes"].array)
+    outlined = after["polygons"].masks(after.size)
+    assert outlined.shape == masks.shape
+    for mask, drawn in zip(np.moveaxis(masks, 2, 0), np.moveaxis(outlined, 2, 0)):
+        if mask.sum() > 50:  # the same pixels, but for those that nearest sampling may shift
+            assert (mask & ~cv2.dilate(drawn, np.ones((5, 5), np.uint8))).sum() <= 0.1 * mask.sum()
+            assert (drawn & ~cv2.dilate(mask, np.ones((5, 5), np.uint8))).sum() <= 0.1 * mask.sum()
     height, width = after.size
     assert (boxes >= 0).all()
     assert (boxes <= [width, height, width, height]).all()

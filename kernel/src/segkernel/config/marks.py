@@ -90,9 +90,8 @@ def place_of(container: Any, key: Any = None) -> str:
 def as_list(container: MarkedDict, key: Any) -> MarkedList:
     """Return ``container[key]`` as a list: a single item is wrapped in one, a missing key is an empty one."""
     value, place = container.get(key, MarkedList()), container.places.get(key)
-    if isinstance(value, MarkedList):
-        return value
-    return MarkedList([value], places={0: place} if place else {}, place=place)
+    places = {0: place} if place else {}
+    return value if isinstance(value, MarkedList) else MarkedList([value], places=places, place=place)
 
 
 def mark(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,11 @@ class CocoInstanceDataset(ShapeDataset):
 
     Smaller objects cover larger ones; crowds (``iscrowd``) are below all others. Only file offsets are kept in memory;
     the annotations of an image are read with it.
+
+    With ``instances``, samples have the fields of objects, crowds included, but for those marked ``ignore`` and those
+    whose area is 0; and ``keypoints``, if a category has them. COCO's keypoints are pixel indices, so 0.5 is added:
+    (0, 0) is the outer corner of the first pixel here. ``category_ids`` has the file's id of each class,
+    ``meta["image_id"]`` that of the image; ``skeleton`` lists pairs of keypoints.
 
     Args:
         ann_file: The JSON file, under ``data_root``.
@@ -86,23 +92,25 @@ class CocoInstanceDataset(ShapeDataset):
         found = scan_object(path, {"images": _image, "annotations": _seen, "categories": dict})
         self._records, seen = found["annotations"]
         owners, crowds = [owner for owner, *_ in seen], sum(is_crowd for _, is_crowd, _ in seen)
+        self._painted = self._crowd == "auto" and (crowds == len(seen) or any(of_tool for _, _, of_tool in seen))
         if self._crowd == "auto":
-            painted = crowds == len(seen) or any(of_tool for _, _, of_tool in seen)
-            self._crowd = "class" if painted else "ignored"
+            self._crowd = "class" if self._painted else "ignored"
         entries, categories = found["images"][1], decode_texts(found["categories"][1])
         if not entries:
             raise DataError("not a COCO file: 'images' is missing or empty", path)
         self._categories = category_names(categories, path)
+        self._read_skeleton(categories)
         chosen = entries if ids is None else choose_images(entries, ids, path)
         place = {entry[0]: number for number, entry in enumerate(entries)}
         order, ends = groups(_owners(owners, place, path), len(entries))
         numbers = np.array([place[entry[0]] for entry in chosen], np.int64)
         self._order = order
+        self._image_ids = decode_texts([entry[0] for entry in chosen])
         first, last = ends[numbers], ends[numbers + 1]
         return AnnotationIndex(
             images,
             [entry[1] for entry in decode_texts(chosen)],
-            np.stack([first, last, [e[2] for e in chosen], [e[3] for e in chosen]], 1),
+            np.stack([first, last, [e[2] for e in chosen], [e[3] for e in chosen], np.arange(len(chosen))], 1),
             (last > first).tolist(),
             list(self._categories.values()),
             str(path),
@@ -110,11 +118,23 @@ class CocoInstanceDataset(ShapeDataset):
         )
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
-        return self._shapes_of(sample, key, self._load(key))
+        require_declared(sample, [size or None for size in key[2:4].tolist()], self._records.path)
+        sample.meta["image_id"] = self._image_ids[key[4]]
+        return [self._shape(annotation, sample.size) for annotation in self._load(key)]
 
-    def _shapes_of(self, sample: Sample, key: Any, annotations: list[dict[str, Any]]) -> list[Shape]:
-        require_declared(sample, [size or None for size in key[2:].tolist()], self._records.path)
-        return [self._shape(annotation, sample.size) for annotation in annotations]
+    def _read_skeleton(self, categories: list[dict[str, Any]]) -> None:
+        """Set the names of keypoints, and the pairs of them that are connected."""
+        category = next((one for one in categories if one.get("keypoints")), {})
+        self.keypoint_names = tuple(str(name) for name in category.get("keypoints") or ())
+        self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()]
+
+    @property
+    def category_ids(self) -> tuple[Any, ...]:
+        """The file's category id of each class, the first of those that are merged; None for the background."""
+        ids: dict[int, Any] = {}
+        for number, name in self._categories.items():
+            ids.setdefault(self._ids[name], number)
+        return tuple(ids.get(class_id) for class_id in range(len(self.classes)))
 
     def _load(self, key: Any) -> list[dict[str, Any]]:
         """Return the annotations of a sample."""
@@ -130,10 +150,37 @@ class CocoInstanceDataset(ShapeDataset):
         except DataError as error:
             raise error if where in str(error) else DataError(str(error), where) from None
         if _is_crowd(annotation):
-            return Shape(category, region or NOTHING, CROWD_LAYER, self._crowd == "ignored")
-        if region is not None:
-            return Shape(category, region)
-        return self._boxed(annotation, category, size, where)
+            shape = Shape(category, region or NOTHING, CROWD_LAYER, self._crowd == "ignored", not self._painted)
+        elif region is not None:
+            shape = Shape(category, region)
+        else:
+            shape = self._boxed(annotation, category, size, where)
+        return shape if self._instances is None else self._described(shape, annotation, where)
+
+    def _described(self, shape: Shape, annotation: dict[str, Any], where: str) -> Shape:
+        """Return a shape with what else the file says of it."""
+        area, box = annotation.get("area"), None
+        if annotation.get("bbox"):
+            left, top, width, height = box_of(annotation, where)
+            box = [left, top, left + max(width, 0), top + max(height, 0)]
+        points = self._points(annotation, where) if self.keypoint_names else None
+        listed = not annotation.get("ignore") and area != 0
+        area = None if area is None else as_number(area, "area", where)
+        return replace(shape, box=box, area=area, keypoints=points, listed=listed)
+
+    def _points(self, annotation: dict[str, Any], where: str) -> np.ndarray | None:
+        """Return the keypoints (K, 3) of an object, None if none are labelled."""
+        count = len(self.keypoint_names)
+        if not any(annotation.get("keypoints") or ()):
+            return None
+        try:
+            points = np.array(annotation["keypoints"], np.float64).reshape(count, 3)
+        except (TypeError, ValueError):
+            raise DataError(f"its keypoints are not {count} (x, y, v) triples", where) from None
+        if not np.isfinite(points).all():
+            raise DataError("its keypoints are not finite numbers", where)
+        points[points[:, 2] > 0, :2] += 0.5
+        return points
 
     def _region(self, segmentation: Any, size: Size, where: str) -> Region | None:
         """Return the pixels of an annotation; None without a segmentation."""
@@ -205,7 +252,20 @@ def box_of(annotation: dict[str, Any], where: str) -> tuple[float, float, float,
         left, top, width, height = (float(value) for value in annotation.get("bbox") or ())
     except (TypeError, ValueError):
         raise DataError("an object has neither an outline nor a box of four numbers", where) from None
+    if not np.isfinite([left, top, width, height]).all():
+        raise DataError("the numbers of a box are not finite", where)
     return left, top, width, height
+
+
+def as_number(value: Any, name: str, where: str) -> float:
+    """Return an entry of an annotation that has to be a finite number.
+
+    Raises:
+        DataError: When it is not.
+    """
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        raise DataError(f"{name} must be a number, not {str(value)[:40]}", where)
+    return float(value)
 
 
 def write_coco_example(folder: Path) -> None:

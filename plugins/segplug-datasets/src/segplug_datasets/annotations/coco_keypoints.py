@@ -10,23 +10,22 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segkernel.sample import LabelMap, Sample, WeightMap
-from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of
-from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
+from segplug_datasets.annotations.coco import CocoInstanceDataset
+from segplug_datasets.annotations.objects import Instances, Shape
+from segplug_datasets.annotations.records import decode_texts, scan_object
 from segplug_datasets.annotations.shapes import count_empty
-from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 from segplug_datasets.listing import resolve
 
 
 class CocoKeypointDataset(CocoInstanceDataset):
     """Images with people: their pixels, boxes and keypoints.
 
-    Fields of a sample with N people (without crowds, but with people that have no labelled keypoints):
+    Fields of a sample with N people (with those that have no labelled keypoints, and with crowds on request):
 
     - ``seg``: background and person; pixels of crowds are ignored.
     - ``keypoints``: (N, K, 3) x, y and COCO's visibility (0 not labelled, 1 labelled but hidden, 2 visible). COCO's
       coordinates are pixel indices, so 0.5 is added: (0, 0) is the outer corner of the first pixel here.
-    - ``boxes``: (N, 4) left, top, right, bottom.
-    - ``instances``: (H, W, N), one mask for each.
+    - ``boxes``, ``classes``, ``crowd``, ``area``, ``instances``: see `segplug_datasets.annotations.objects`.
     - ``keypoint_weight``: 0 on crowds and on people without labelled keypoints, which keypoint heads must not train on;
       1 elsewhere.
 
@@ -40,9 +39,12 @@ class CocoKeypointDataset(CocoInstanceDataset):
             when None.
         weights: Name of the weight field; ``weight`` also applies it to the label map's loss; None omits it.
         without_keypoints: Whether people without labelled keypoints are ``person`` in ``seg``, or ignored.
-        instances: Whether samples have the field ``instances``, which takes a byte per pixel and person.
+        instances: Whether samples have the masks of people: as ``polygons``, or as ``masks`` (also for True), which
+            take a byte per pixel and person.
         unannotated: Whether images without people are background, ignored, or skipped.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
+        background: Class of other pixels; None ignores them: ``person`` is class 0, as models of instances expect it.
+        crowds: Whether crowds are listed in the fields of objects; ``crowd`` tells them apart.
 
     Raises:
         DataError: When files are missing or damaged, or no category has keypoints.
@@ -56,63 +58,46 @@ class CocoKeypointDataset(CocoInstanceDataset):
         ids: str | Path | None = None,
         weights: str | None = "keypoint_weight",
         without_keypoints: Literal["person", "ignored"] = "person",
-        instances: bool = True,
+        instances: bool | Instances = True,
         unannotated: Literal["background", "ignored", "skipped"] = "background",
         indices: int | Sequence[int] | None = None,
+        background: str | None = "background",
+        crowds: bool = False,
     ) -> None:
-        path = resolve(data_root, ann_file)
-        category = _category(path)
-        with as_data_error(path):
-            self.keypoint_names = tuple(str(name) for name in category["keypoints"])
-            self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()]
-        self._person, self._weights = category.get("id"), weights
-        self._without, self._instances = without_keypoints, instances
+        category = _category(resolve(data_root, ann_file))
+        self._person, self._weights = str(category.get("name")), weights
+        self._without, self._crowds = without_keypoints, crowds
         super().__init__(
             *(ann_file, images, data_root, ids),
             boxes="filled",
-            classes=[str(category.get("name"))],
+            classes=[self._person],
             unannotated=unannotated,
             indices=indices,
+            background=background,
+            instances=("masks" if instances else "boxes") if isinstance(instances, bool) else instances,
         )
 
-    def _annotate(self, sample: Sample, key: Any) -> None:
-        records = self._load(key)
-        shapes = self._shapes_of(sample, key, records)
-        pairs = [(one, shape) for one, shape in zip(records, shapes) if one.get("category_id") == self._person]
-        people = [(one, shape) for one, shape in pairs if not one.get("iscrowd")]
-        unmarked = [shape for one, shape in people if not _has_keypoints(one)]
+    def _add_fields(self, sample: Sample, shapes: Sequence[Shape]) -> None:
+        persons = [shape for shape in shapes if shape.category == self._person]
+        people = [shape for shape in persons if not shape.crowd]
+        unmarked = [shape for shape in people if not _has_keypoints(shape)]
         for shape in unmarked:
             shape.ignored = self._without == "ignored"
         count_empty(sample, shapes, self._source())
         sample["seg"] = LabelMap(self._paint(shapes, sample.size))
-        points = [self._points(one) for one, _ in people]
-        sample["keypoints"] = Keypoints(np.array(points, np.float32).reshape(-1, len(self.keypoint_names), 3))
-        sample["boxes"] = Boxes(np.array([_corners(one) for one, _ in people], np.float32).reshape(-1, 4))
-        if self._instances:
-            masks = np.zeros((*sample.size, len(people)), np.uint8)
-            for number, (_, shape) in enumerate(people):
-                shape.region.paint(masks[..., number], 1)
-            sample["instances"] = InstanceMasks(masks)
+        sample.fields |= self._object_fields(persons if self._crowds else people, sample.size)
         if self._weights is not None:
             weights = np.ones(sample.size, np.float32)
-            for shape in [shape for one, shape in pairs if one.get("iscrowd")] + unmarked:
+            for shape in [shape for shape in persons if shape.crowd] + unmarked:
                 shape.region.paint(weights, 0)
-            for shape in [shape for one, shape in people if _has_keypoints(one)]:
+            for shape in [shape for shape in people if _has_keypoints(shape)]:
                 shape.region.paint(weights, 1)
             sample[self._weights] = WeightMap(weights)
 
-    def _points(self, annotation: dict[str, Any]) -> np.ndarray:
-        """Return the keypoints (K, 3) of a person, zeros if none are labelled."""
-        count = len(self.keypoint_names)
-        try:
-            points = np.array(annotation.get("keypoints") or [0] * (3 * count), np.float32).reshape(count, 3)
-        except (TypeError, ValueError):
-            raise DataError(
-                f"the keypoints of annotation {annotation.get('id')} are not {count} (x, y, v) triples",
-                self._records.path,
-            ) from None
-        points[points[:, 2] > 0, :2] += 0.5
-        return points
+    def _ignore(self, sample: Sample) -> None:
+        super()._ignore(sample)
+        if self._weights is not None:
+            sample[self._weights] = WeightMap(np.zeros(sample.size, np.float32))
 
 
 def _category(path: Path) -> dict[str, Any]:
@@ -124,11 +109,6 @@ def _category(path: Path) -> dict[str, Any]:
     return found
 
 
-def _has_keypoints(annotation: dict[str, Any]) -> bool:
+def _has_keypoints(shape: Shape) -> bool:
     """Whether a person has a labelled keypoint."""
-    return any((annotation.get("keypoints") or ())[2::3])
-
-
-def _corners(annotation: dict[str, Any]) -> list[float]:
-    left, top, width, height = box_of(annotation, f"annotation {annotation.get('id')}")
-    return [left, top, left + width, top + height]
+    return shape.keypoints is not None and bool(shape.keypoints[:, 2].any())

@@ -12,7 +12,7 @@ COCO rounds points to a fifth of a pixel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -29,16 +29,38 @@ _FAR = 2.0**20  # larger than any image; keeps arithmetic on extreme coordinates
 
 @dataclass(frozen=True)
 class Region:
-    """A set of pixels of an image: ``mask`` (h, w) bool, whose first pixel is at (top, left)."""
+    """A set of pixels of an image: ``mask`` (h, w) bool, whose first pixel is at (top, left).
+
+    Args:
+        rings: The polygons, (points, 2) x and y, whose pixels these are; empty when it was not made of polygons.
+    """
 
     top: int
     left: int
     mask: np.ndarray
+    rings: tuple[np.ndarray, ...] = ()
 
     @property
     def area(self) -> int:
         """Number of pixels."""
         return int(np.count_nonzero(self.mask))
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom of its pixels; None without any."""
+        rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
+        if not len(rows):
+            return None
+        left, top = self.left + int(columns[0]), self.top + int(rows[0])
+        return left, top, self.left + int(columns[-1]) + 1, self.top + int(rows[-1]) + 1
+
+    def cropped(self) -> Region:
+        """Return the same pixels in the smallest array that holds them."""
+        if (box := self.box) is None:
+            return NOTHING
+        left, top, right, bottom = box
+        mask = self.mask[top - self.top : bottom - self.top, left - self.left : right - self.left]
+        return Region(top, left, mask.copy(), self.rings)
 
     def paint(self, canvas: np.ndarray, value: float) -> None:
         """Write ``value`` into the pixels of the region."""
@@ -62,7 +84,8 @@ def polygon(points: np.ndarray, size: Size, rule: Rule = "area") -> Region:
         return _with_outline(points, size)
     if len(points) < 3:
         return NOTHING
-    return _by_centres(points - 0.5, size)  # the centre of the first pixel becomes (0, 0)
+    region = _by_centres(points - 0.5, size)  # the centre of the first pixel becomes (0, 0)
+    return replace(region, rings=(points,))
 
 
 def union(regions: Sequence[Region]) -> Region:
@@ -78,7 +101,8 @@ def union(regions: Sequence[Region]) -> Region:
     canvas = np.zeros((bottom - top, right - left), bool)
     for region in regions:
         Region(region.top - top, region.left - left, region.mask).paint(canvas, True)
-    return Region(top, left, canvas)
+    rings = tuple(ring for region in regions for ring in region.rings)
+    return Region(top, left, canvas, rings if all(region.rings for region in regions) else ())
 
 
 def rectangle(left: float, top: float, right: float, bottom: float, size: Size, degrees: float = 0) -> Region:

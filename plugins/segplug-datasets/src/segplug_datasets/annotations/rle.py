@@ -24,7 +24,7 @@ def from_coco(rle: Mapping[str, Any], size: Size) -> Region:
     if list(rle.get("size") or ()) != list(size):
         raise DataError(f"a mask of size {rle.get('size')} for an image of {list(size)} (height, width)")
     runs = counts_of_text(counts) if isinstance(counts, str | bytes) else _numbers(counts)
-    return Region(0, 0, _mask(runs, size[0] * size[1]).reshape(size[1], size[0]).T)
+    return Region(0, 0, _mask(runs, size[0] * size[1]).reshape(size[1], size[0]).T).cropped()
 
 
 def counts_of_text(text: str | bytes) -> np.ndarray:

@@ -11,9 +11,12 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
+from segkernel.geometry import Geometry
 from segkernel.labels import IGNORE, Color
-from segkernel.sample import LabelMap, Sample, Size
+from segkernel.sample import LabelMap, ObjectField, Sample, Size
 from segplug_datasets import image
+from segplug_datasets.annotations.objects import Instances, object_fields
+from segplug_datasets.annotations.objects import Shape as Shape
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import as_data_error
 from segplug_datasets.headers import orientation
@@ -47,23 +50,7 @@ class ShapeOptions(TypedDict, total=False):
     polygons: Rule | None
     indices: int | Sequence[int] | None
     names: str | Path | None
-
-
-@dataclass
-class Shape:
-    """One annotated object.
-
-    Args:
-        category: Category name in the file; None for pixels that are always ignored.
-        region: Pixels of the object.
-        layer: Higher layers cover lower ones, regardless of size.
-        ignored: Whether the pixels are ignored.
-    """
-
-    category: str | None
-    region: Region
-    layer: int = 0
-    ignored: bool = False
+    instances: Instances | None
 
 
 @dataclass
@@ -108,12 +95,17 @@ class ShapeDataset(Labelled):
         polygons: Which pixels belong to a polygon, see `segplug_datasets.annotations.raster`.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
         names: Text file with the names of the images to take, one per line; all when None.
+        instances: Adds the fields of objects, see `segplug_datasets.annotations.objects`: with ``polygons``, with
+            ``masks`` as bitmaps, or with ``boxes`` only; None adds none. For a model of instances set ``background`` to
+            None, so that class 0 is an object's.
 
     Raises:
         DataError: When files are missing or damaged, or the list names an image that the annotations do not.
         UsageError: When a name does not exist.
     """
 
+    keypoint_names: Sequence[str] = ()
+    """Names of the keypoints that objects have."""
     default_overlap: ClassVar[Overlap] = "order"
     default_polygons: ClassVar[Rule] = "area"
 
@@ -128,11 +120,12 @@ class ShapeDataset(Labelled):
         polygons: Rule | None = None,
         indices: int | Sequence[int] | None = None,
         names: str | Path | None = None,
+        instances: Instances | None = None,
     ) -> None:
         with as_data_error(self._source()):
             index = self._open()
         self._overlap, self._rule = overlap or self.default_overlap, polygons or self.default_polygons
-        self._unannotated = unannotated
+        self._unannotated, self._instances = unannotated, instances
         self._choose(index, classes, palette, background, others)
         annotated = np.asarray(index.annotated, bool)
         everything = range(len(annotated)) if names is None else _listed(index, resolve(None, names))
@@ -165,7 +158,7 @@ class ShapeDataset(Labelled):
             with as_data_error(f"{self._source()}, image {name}"):
                 self._annotate(sample, self._keys[index])
         else:
-            sample["seg"] = LabelMap(np.full(sample.size, IGNORE, np.uint8))
+            self._ignore(sample)
         return sample
 
     def _source(self) -> object:
@@ -182,18 +175,32 @@ class ShapeDataset(Labelled):
 
     def _annotate(self, sample: Sample, key: Any) -> None:
         try:
-            labels = self._labels(sample, key)
+            self._add_fields(sample, self._shapes(sample, key))
         except MadeOnStoredPixelsError as error:
             stored = Sample(image=sample.image.swapaxes(0, 1), meta=sample.meta)
-            labels = turned(self._labels(stored, key), error.orientation)
+            self._add_fields(stored, self._shapes(stored, key))
+            turn = Upright(error.orientation)
+            sample.fields = {name: field.apply(turn, stored.size) for name, field in stored.fields.items()}
             what = f"size of the image before its EXIF rotation; labels are rotated with it: {sample.meta['path']}"
             warn_once(f"{self._source()}, stored pixels", f"{self._source()}: {what}, and similar files")
-        sample["seg"] = LabelMap(labels)
 
-    def _labels(self, sample: Sample, key: Any) -> np.ndarray:
-        shapes = self._shapes(sample, key)
+    def _add_fields(self, sample: Sample, shapes: Sequence[Shape]) -> None:
+        """Add the label map, and the fields of objects if they are wanted."""
         count_empty(sample, shapes, self._source())
-        return self._paint(shapes, sample.size)
+        sample["seg"] = LabelMap(self._paint(shapes, sample.size))
+        if self._instances is not None:
+            sample.fields |= self._object_fields(shapes, sample.size)
+
+    def _ignore(self, sample: Sample) -> None:
+        """Add the fields of an image of which nothing is known."""
+        self._add_fields(sample, [])
+        sample["seg"] = LabelMap(np.full(sample.size, IGNORE, np.uint8))
+
+    def _object_fields(self, shapes: Sequence[Shape], size: Size) -> dict[str, ObjectField]:
+        """Return the fields of the shapes that are objects of one of the classes."""
+        named = [(shape, self._ids[shape.category]) for shape in shapes if shape.category is not None and shape.listed]
+        objects = [(shape, class_id) for shape, class_id in named if class_id not in (IGNORE, _LEFT_OUT)]
+        return object_fields(objects, size, self._instances or "boxes", self.keypoint_names)
 
     def _paint(self, shapes: Sequence[Shape], size: Size) -> np.ndarray:
         """Return the label map of shapes, (H, W) uint8."""
@@ -255,11 +262,23 @@ class MadeOnStoredPixelsError(DataError):
     orientation = 1
 
 
-def turned(labels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply an EXIF orientation, 5 to 8, to a label map; height and width are exchanged."""
-    mirrored = labels.T
-    shown = {5: mirrored, 6: mirrored[:, ::-1], 7: mirrored[::-1, ::-1], 8: mirrored[::-1]}
-    return np.ascontiguousarray(shown[orientation])
+@dataclass(frozen=True)
+class Upright(Geometry):
+    """Apply an EXIF orientation, 5 to 8, which exchanges height and width."""
+
+    orientation: int
+
+    def size(self, size: Size) -> Size:
+        return size[1], size[0]
+
+    def matrix(self, size: Size) -> np.ndarray:
+        across = [0, -1, size[0]] if self.orientation in (6, 7) else [0, 1, 0]
+        down = [-1, 0, size[1]] if self.orientation in (7, 8) else [1, 0, 0]
+        return np.array([across, down, [0, 0, 1]], float)
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        rows, columns = (slice(None, None, -1 if self.orientation in pair else 1) for pair in ((7, 8), (6, 7)))
+        return np.ascontiguousarray(array.swapaxes(0, 1)[rows, columns])
 
 
 def count_empty(sample: Sample, shapes: Sequence[Shape], source: object) -> None:

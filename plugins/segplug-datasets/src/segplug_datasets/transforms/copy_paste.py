@@ -13,17 +13,17 @@ from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
-from segplug_datasets.transforms.layers import Layer, composite, objects_of, select_objects, window
+from segplug_datasets.transforms.layers import Layer, composite, object_masks, select_objects, window
 from segplug_datasets.transforms.mix import Mixing, labels_of
 
 
 class CopyPaste(Mixing):
     """Paste objects of another image, with their labels (Simple Copy-Paste; Ghiasi et al., 2021).
 
-    Objects are the other sample's instance masks; without any, the connected regions of its classes. The paper jitters
-    the scale of both images and flips them: do so with ``transforms`` for the other. A larger other image is cropped to
-    a random window; a smaller one is placed at random, unscaled. Objects of the image that are fully occluded are
-    dropped, boxes of partly occluded ones are shrunk to the visible part of their masks.
+    Objects are the other sample's instance masks, but no crowds; without any, the connected regions of its classes.
+    The paper jitters the scale of both images and flips them: do so with ``transforms`` for the other. A larger other
+    image is cropped to a random window; a smaller one is placed at random, unscaled. Objects of the image that are
+    fully occluded are dropped, boxes of partly occluded ones are shrunk to the visible part of their masks.
 
     Args:
         prob: Probability of pasting.
@@ -57,14 +57,15 @@ class CopyPaste(Mixing):
 
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         labels = labels_of(other, "CopyPaste")
-        masks = (field.masks(other.size) for field in objects_of(other).values())
-        instances = next((mask for mask in masks if mask is not None), None)
-        if instances is not None:
-            wanted = [n for n in range(instances.shape[2]) if self._wanted(labels, instances[..., n])]
-            chosen = self._chosen(wanted, rng)
-            other, mask = select_objects(other, np.array(chosen, np.intp)), np.asarray(instances[..., chosen].any(2))
+        mask, masks = np.zeros(labels.shape, bool), object_masks(other)
+        if masks is not None:
+            crowd = other["crowd"].array if "crowd" in other else np.zeros(0, bool)
+            crowds = set(np.flatnonzero(crowd).tolist())
+            wanted = [n for n, pixels in enumerate(masks) if n not in crowds and self._wanted(labels, pixels)]
+            other = select_objects(other, np.array(self._chosen(wanted, rng), np.intp))
+            for pixels in object_masks(other) or ():
+                mask |= pixels
         else:
-            mask = np.zeros(labels.shape, bool)
             for place, components, number in self._chosen(self._regions(labels), rng):
                 mask[place] |= components[place] == number
         top, left = (int(rng.integers(edge - inner + 1)) for edge, inner in zip(sample.size, other.size))
@@ -75,7 +76,7 @@ class CopyPaste(Mixing):
         return [objects[number] for number in sorted(rng.permutation(len(objects))[:count])]
 
     def _wanted(self, labels: np.ndarray, mask: np.ndarray) -> bool:
-        counts = np.bincount(labels[mask > 0], minlength=256)
+        counts = np.bincount(labels[mask], minlength=256)
         return bool(counts.any()) and (self.classes is None or int(counts.argmax()) in self.classes)
 
     def _regions(self, labels: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray, int]]:

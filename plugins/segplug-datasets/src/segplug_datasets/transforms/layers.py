@@ -8,7 +8,7 @@ the kind's fill where there is none; objects (masks, boxes, keypoints) are conca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,8 @@ from segkernel.labels import IGNORE
 from segkernel.sample import Field, ObjectField, RasterField, Sample, Size
 from segplug_datasets import geometry
 from segplug_datasets.transforms.windowed_resize import WindowedResize
+
+_MASK_BYTES = 2**26  # of the masks of objects that are rasterised together
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,17 @@ def select_objects(sample: Sample, keep: np.ndarray) -> Sample:
     return kept
 
 
+def object_masks(sample: Sample) -> Iterator[np.ndarray] | None:
+    """Return the pixels (H, W) bool of each object in turn; None if no field has masks."""
+    fields = objects_of(sample)
+    masks = {name: field for name, field in fields.items() if field.select(np.zeros(0, int)).masks((1, 1)) is not None}
+    if not masks:
+        return None
+    name = next(iter(masks))
+    parts = (part[name].masks(sample.size) for part in _in_parts({name: masks[name]}, sample.size))
+    return (mask > 0 for part in parts if part is not None for mask in np.moveaxis(part, 2, 0))
+
+
 def resize_and_crop(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
     """Fit a sample to ``size``: scaled up in proportion where it is smaller, then a random window of it."""
     factor = max(1.0, size[0] / sample.size[0], size[1] / sample.size[1])
@@ -146,6 +159,21 @@ def _seen(layer: Layer, size: Size, names: Sequence[str], visible: np.ndarray) -
     counts = {name: field.count for name, field in fields.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"its fields disagree on the number of objects: {counts}", layer.sample.meta.get("path"))
+    found = [_visible(part, visible) for part in _in_parts(fields, size)]
+    return {name: found[0][name].join([part[name] for part in found]) for name in names}
+
+
+def _in_parts(fields: Mapping[str, ObjectField], size: Size) -> Iterator[dict[str, ObjectField]]:
+    """Yield the fields of so many objects that the masks of these take little memory; at least once."""
+    count = next(iter(fields.values())).count
+    step = max(1, _MASK_BYTES // max(1, size[0] * size[1]))
+    for start in range(0, max(count, 1), step):
+        part = np.arange(start, min(start + step, count))
+        yield {name: field if count <= step else field.select(part) for name, field in fields.items()}
+
+
+def _visible(fields: Mapping[str, ObjectField], visible: np.ndarray) -> dict[str, ObjectField]:
+    size = visible.shape[0], visible.shape[1]
     masks = {name: mask for name, field in fields.items() if (mask := field.masks(size)) is not None}
     # Masks show the visible part of an object; boxes can only estimate it.
     kept = [fields[name].remaining(visible) for name in masks or fields]

@@ -1,0 +1,127 @@
+"""Objects of images: masks as polygons, their fields, what leaves the image, and the data sets that have them."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segkernel.sample import Sample, collate
+from segplug_datasets.annotations.outline import outline
+from segplug_datasets.annotations.raster import polygon
+from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints, ObjectValues, Polygons, mirrored_points
+from segplug_datasets.geometry import Crop, Flip, Pad, Resize
+from segplug_datasets.transforms import layers
+from segplug_datasets.transforms.layers import Layer, composite
+from segplug_datasets.transforms.warp import QuarterTurn
+
+NAMES = ("nose", "left_eye", "right_eye")
+
+
+def square(left: float, top: float, edge: float) -> np.ndarray:
+    return np.array([[left, top], [left + edge, top], [left + edge, top + edge], [left, top + edge]])
+
+
+def street(*places: tuple[float, float], size: tuple[int, int] = (40, 60)) -> Sample:
+    """A sample with a square of eight pixels at each place."""
+    points = [[[x + 4, y + 4, 2], [x + 2, y + 2, 2], [x + 6, y + 2, 2]] for x, y in places]
+    polygons = Polygons.of([[square(x, y, 8)] for x, y in places])
+    fields = {
+        "boxes": Boxes(np.array([[x, y, x + 8, y + 8] for x, y in places], np.float32).reshape(-1, 4)),
+        "classes": ObjectValues(np.arange(len(places))),
+        "crowd": ObjectValues(np.zeros(len(places), bool)),
+        "instances": polygons,
+        "keypoints": Keypoints(np.array(points, np.float32).reshape(-1, 3, 3), mirrored_points(NAMES)),
+        "bitmaps": InstanceMasks(polygons.masks(size)),
+    }
+    return Sample(fields, {"name": "street"}, np.zeros((*size, 3), np.uint8))
+
+
+# ---------------------------------------------------------------- outlines
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_an_outline_has_the_pixels_of_its_mask(share: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mask = rng.random((int(rng.integers(1, 20)), int(rng.integers(1, 20)))) < share
+        drawn = np.zeros(mask.shape, bool)
+        polygon(outline(mask), drawn.shape).paint(drawn, True)
+        assert np.array_equal(drawn, mask)
+
+
+def test_an_outline_has_no_more_points_than_corners() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[2:6, 3:8] = True
+    assert sorted(map(tuple, outline(mask).tolist())) == [(3, 2), (3, 6), (8, 2), (8, 6)]
+
+
+# ---------------------------------------------------------------- polygons
+
+
+def test_polygons_are_listed_by_object() -> None:
+    parts = Polygons.of([[square(0, 0, 2), square(1, 1, 2)], [], [square(5, 5, 1)]])
+    assert (parts.count, parts.objects.tolist(), parts.parts.tolist()) == (3, [0, 0, 2], [0, 4, 8, 12])
+    assert parts.masks((8, 8)).sum((0, 1)).tolist() == [7, 0, 1]
+    chosen = parts.select(np.array([False, True, True])).join([parts.select(np.array([2, 0])), parts])
+    assert [len(rings) for rings in chosen.polygons()] == [1, 2, 2, 0, 1]
+    tensors = pickle.loads(pickle.dumps(parts)).tensor()
+    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
+        "points": (12, 2), "parts": (4,), "objects": (3,)
+    }  # fmt: skip
+
+
+def test_polygons_stay_polygons_under_a_paste() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[:, 14:] = True
+    laid = composite([Layer(street((10, 10), (2, 20))), Layer(street(), mask=mask)], (40, 60))
+    assert laid["boxes"].array.tolist() == [[10, 10, 14, 18], [2, 20, 10, 28]]
+    assert laid["instances"].masks((40, 60)).sum((0, 1)).tolist() == [32, 64]
+    assert np.array_equal(laid["instances"].masks((40, 60)), laid["bitmaps"].array)
+    assert laid["instances"].polygons()[1][0].tolist() == square(2, 20, 8).tolist()
+
+
+def test_masks_of_many_objects_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [(4 * n, 10.0) for n in range(12)]
+    whole = composite([Layer(street(*places)), Layer(street((20, 14)), 3, 5)], (50, 80))
+    monkeypatch.setattr(layers, "_MASK_BYTES", 2 * 50 * 80)
+    drawn: list[int] = []
+    masks = Polygons.masks
+    monkeypatch.setattr(Polygons, "masks", lambda self, size: drawn.append(self.count) or masks(self, size))
+    parts = composite([Layer(street(*places)), Layer(street((20, 14)), 3, 5)], (50, 80))
+    assert max(drawn[2:]) == 2  # the first two made the samples
+    for name in whole:
+        assert np.array_equal(whole[name].array, parts[name].array), name
+
+
+# ---------------------------------------------------------------- geometry
+
+
+@pytest.mark.parametrize(
+    ("geometry", "swapped"),
+    [(Flip("horizontal"), True), (Flip("vertical"), True), (Flip("diagonal"), False), (QuarterTurn(1), False),
+     (Resize((20, 90)), False)],
+)  # fmt: skip
+def test_left_and_right_keypoints_are_swapped_in_mirror_images(geometry: Any, swapped: bool) -> None:
+    before = street((10, 10))
+    moved = geometry.move(before["keypoints"].array[0, :, :2], before.size)
+    after = before.apply(geometry)["keypoints"].array[0, :, :2]
+    assert after.tolist() == moved[[0, 2, 1] if swapped else [0, 1, 2]].tolist()
+
+
+def test_objects_that_leave_the_image_are_dropped_from_all_fields() -> None:
+    sample = street((2, 2), (30, 20), (50, 30)).apply(Crop(8, 10, 30, 41))
+    assert sample["classes"].array.tolist() == [1, 2]
+    assert sample["boxes"].array.tolist() == [[20, 12, 28, 20], [40, 22, 41, 30]]
+    assert [sample[name].count for name in sample] == [2] * 6
+    assert sample.apply(Crop(0, 0, 5, 5))["keypoints"].array.shape == (0, 3, 3)
+    assert sample.apply(Pad(9, 9))["boxes"].count == 0
+
+
+def test_objects_of_a_batch_are_lists() -> None:
+    targets = collate([street((2, 2)), street()]).targets
+    assert [tuple(boxes.shape) for boxes in targets["boxes"]] == [(1, 4), (0, 4)]
+    assert [tuple(masks.shape) for masks in targets["bitmaps"]] == [(1, 40, 60), (0, 40, 60)]
+    assert [tuple(polygons["points"].shape) for polygons in targets["instances"]] == [(4, 2), (0, 2)]
