@@ -46,6 +46,9 @@ class Convention:
             ``sampled``: of both, the number of anchors that were sampled. ``image``: of the loss of the class, as
             ``sampled`` (as ``batch`` with several levels); of the box, the number sampled in each image, then the
             number of images.
+        min_detection: The smallest side in pixels of a detection.
+        ties_beyond_limit: Whether all detections with the score of the last one within the limit are kept; then they
+            are listed by class, inside a class in the order of NMS.
         mask_side: The least side in pixels of a box for which polygons are rasterised.
         mask_bitmaps: Whether targets are made from bitmaps, by RoIAlign without half a pixel of offset and without
             a threshold. Otherwise polygons are rasterised in the box; a bitmap goes through an aligned RoIAlign and a
@@ -76,6 +79,8 @@ class Convention:
     negatives_with_replacement: bool
     scarce_negatives: bool
     rpn_normalizer: Literal["batch", "sampled", "image"]
+    min_detection: float
+    ties_beyond_limit: bool
     mask_side: float
     mask_bitmaps: bool
     paste_by_grid: bool
@@ -108,6 +113,8 @@ DETECTRON = Convention(
     negatives_with_replacement=True,
     scarce_negatives=True,
     rpn_normalizer="image",
+    min_detection=0.0,
+    ties_beyond_limit=True,
     mask_side=1.0,
     mask_bitmaps=False,
     paste_by_grid=False,
@@ -135,6 +142,8 @@ DETECTRON2 = Convention(
     negatives_with_replacement=False,
     scarce_negatives=True,
     rpn_normalizer="batch",
+    min_detection=0.0,
+    ties_beyond_limit=False,
     mask_side=0.1,
     mask_bitmaps=False,
     paste_by_grid=True,
@@ -152,6 +161,7 @@ TORCHVISION = replace(
     level_epsilon=1e-6,
     level_epsilon_in_log=False,
     rpn_normalizer="sampled",
+    min_detection=1e-2,
     mask_bitmaps=True,
     paste_by_grid=False,
     keypoint_centre=0.0,

@@ -1,0 +1,92 @@
+"""Targets of a mask head: the part of each object's mask in a box, as M x M values (He et al., Mask R-CNN, 2017).
+
+A mask is rasterised when a box needs it, so that memory grows with the number of boxes, not with that of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segplug_instances.conventions import Convention
+from segplug_instances.roi import roi_align
+
+Polygons = Mapping[str, Tensor]
+"""Flat polygons: ``points`` (P, 2) x, y in pixels; ``parts`` (Q + 1,), where each part starts and the last one ends;
+``objects`` (Q,), the object of each part."""
+
+
+def mask_targets(
+    masks: Tensor | Polygons,
+    boxes: Tensor,
+    index: Tensor,
+    side: int,
+    convention: Convention,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Return the masks of objects in boxes, (n, side, side) float32: 0 or 1, or from 0 to 1 by RoIAlign.
+
+    Args:
+        masks: Bitmaps (objects, H, W), or `Polygons`.
+        boxes: (n, 4) in the coordinates of the convention.
+        index: Object of each box, (n,) int64.
+        side: Values per side, M.
+        convention: How a mask is made from polygons or bitmaps.
+        size: Height and width of the image; needed for polygons with `Convention.mask_bitmaps`.
+
+    Raises:
+        ValueError: When there is no size, though polygons are to become bitmaps.
+    """
+    if isinstance(masks, Tensor):
+        return _from_bitmaps(masks, boxes, index, side, convention)
+    parts = polygons_of(masks)
+    if not convention.mask_bitmaps:
+        return _from_polygons(parts, boxes, index, side, convention)
+    if size is None:
+        raise ValueError(f"polygons become bitmaps in the convention {convention.name}, which needs the image's size")
+    found = boxes.new_zeros(len(boxes), side, side, dtype=torch.float32)
+    for one in index.unique():  # one bitmap at a time
+        bitmap = torch.from_numpy(rasterise(parts.get(int(one), []), size)).to(boxes.device)
+        rows = (index == one).nonzero()[:, 0]
+        found[rows] = _from_bitmaps(bitmap[None], boxes[rows], torch.zeros_like(rows), side, convention)
+    return found
+
+
+def _from_bitmaps(masks: Tensor, boxes: Tensor, index: Tensor, side: int, convention: Convention) -> Tensor:
+    outer = boxes + boxes.new_tensor([0, 0, convention.edge, convention.edge])
+    rois = torch.cat([index[:, None].to(boxes), outer], 1)
+    means = roi_align(masks[:, None].float(), rois, side, 1.0, 0, aligned=not convention.mask_bitmaps)[:, 0]
+    return means if convention.mask_bitmaps else (means >= 0.5).float()
+
+
+def _from_polygons(
+    parts: Mapping[int, Sequence[np.ndarray]], boxes: Tensor, index: Tensor, side: int, convention: Convention
+) -> Tensor:
+    found = np.zeros((len(boxes), side, side), np.uint8)
+    corners = boxes.detach().cpu().double().numpy()
+    for row, (box, one) in enumerate(zip(corners, index.tolist())):
+        scale = side / np.maximum(box[2:] - box[:2], convention.mask_side)
+        found[row] = rasterise([(points - box[:2]) * scale for points in parts.get(one, [])], (side, side))
+    return torch.from_numpy(found).to(boxes.device).float()
+
+
+def polygons_of(masks: Polygons) -> dict[int, list[np.ndarray]]:
+    """Return the points (p, 2) float64 of the parts of each object."""
+    points, stops = masks["points"].cpu().double().numpy(), masks["parts"].tolist()
+    found: dict[int, list[np.ndarray]] = {}
+    for one, start, stop in zip(masks["objects"].tolist(), stops[:-1], stops[1:]):
+        found.setdefault(one, []).append(points[start:stop])
+    return found
+
+
+def rasterise(parts: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Return the union of polygons (p, 2) as COCO rasterises them, uint8 (H, W): 0 or 1."""
+    from pycocotools import mask as coco
+
+    flat = [points.ravel().tolist() for points in parts if len(points) >= 3]
+    if not flat:
+        return np.zeros(size, np.uint8)
+    return coco.decode(coco.merge(coco.frPyObjects(flat, *size)))
