@@ -61,6 +61,7 @@ def test_detectron_counts_the_last_pixel(name: str) -> None:
         check(cut, case["image"])
     elif name == "xywh":
         check(torch.stack(boxes.sides(case["xyxy"], DETECTRON), 1), case["xywh"][:, 2:])
+        check(boxes.expand(case["xyxy"], 30 / 28), case["expand_30_28"])
     else:
         check(boxes.iou(case["a"], case["b"], DETECTRON), case["iou"])
 

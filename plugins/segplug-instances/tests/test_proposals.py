@@ -6,10 +6,10 @@ import torch
 from golden_parts import cases, check, load
 
 from segplug_instances.anchors import Anchors, cell_anchors
-from segplug_instances.boxes import decode, iou
+from segplug_instances.boxes import decode, encode, iou
 from segplug_instances.conventions import DETECTRON, DETECTRON2, DETECTRON_PYTORCH, TORCHVISION, Convention
-from segplug_instances.matching import match, sample
-from segplug_instances.proposals import add_ground_truth, select
+from segplug_instances.matching import match, match_anchors, sample
+from segplug_instances.proposals import add_ground_truth, limit_over_batch, select
 
 
 @cases("anchors", "*")
@@ -129,3 +129,45 @@ def test_proposals_of_detectron(name: str) -> None:
         boxes, scores = proposals(DETECTRON_PYTORCH)
     check(boxes, case["rois"][:, 1:])
     check(scores.sigmoid(), case["scores"][:, 0])
+
+
+@cases("d1_proposals", "collect")
+def test_detectron_limits_proposals_over_the_batch(name: str) -> None:
+    case = load("d1_proposals")[name]
+    rois, scores = (torch.cat([case[f"{kind}_{level}"] for level in range(3)]) for kind in ("rois", "scores"))
+    images = [rois[:, 0] == image for image in (0, 1)]
+    order = scores[:, 0].argsort(descending=True)
+    found = [(rois[order][of[order], 1:], scores[order][of[order], 0]) for of in images]
+    for image, (boxes, _) in enumerate(limit_over_batch(found, case.params["post_nms"])):
+        check(boxes, case["rois"][case["rois"][:, 0] == image, 1:])
+
+
+@cases("d1_train", "rpn_blobs*")
+def test_targets_of_anchors_by_detectron(name: str) -> None:
+    case, params = load("d1_train")[name], load("d1_train")["rpn_blobs"].params
+    kinds = ("labels_int32", "bbox_targets", "bbox_inside_weights", "bbox_outside_weights")
+    stored, targets, inside, outside = (
+        case[f"rpn_{kind}_wide"][0].unflatten(0, (6, -1)).permute(2, 3, 0, 1).flatten(0, 2) for kind in kinds
+    )
+    stored = stored[:, 0]
+    anchors = Anchors([params["sizes"]], params["ratios"], "detectron")([(8, 8)], [(16, 16)])[0]
+    index, labels = match_anchors(anchors, case["gt"], tuple(params["image_hw"]), 0.3, 0.7, DETECTRON)
+    encoded = encode(case["gt"][index], anchors, (1, 1, 1, 1), DETECTRON)
+    check(targets, encoded * (targets != 0).any(1, keepdim=True))
+    assert (targets[stored == 1] != 0).any(1).all()
+    check(inside[:, 0], (stored == 1).float())
+    check(outside[:, 0], (stored >= 0).float() / (stored >= 0).sum())
+    assert (labels[stored == 1] == 1).all()
+    assert (labels[stored == 0] == 0).all()
+    if name != "rpn_blobs":  # there is nothing to draw
+        convention = DETECTRON if name.endswith("detectron") else DETECTRON_PYTORCH
+        positive, negative = sample(labels, 256, 0.5, True, convention.scarce_negatives)
+        assert torch.equal(positive, (stored == 1).nonzero()[:, 0])
+        assert torch.equal(negative, (stored == 0).nonzero()[:, 0])
+
+
+def test_negatives_drawn_with_replacement_are_fewer() -> None:
+    torch.manual_seed(0)
+    _, negative = sample(torch.zeros(40).long(), 30, 0.5, replacement=True)
+    assert 10 < len(negative) < 30
+    assert len(negative.unique()) == len(negative)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from golden_parts import cases, check, load
 
-from segplug_instances.boxes import decode
+from segplug_instances.boxes import decode, iou
 from segplug_instances.conventions import DETECTRON, DETECTRON2, TORCHVISION
 from segplug_instances.results import detections
 
@@ -50,3 +51,20 @@ def test_detectron_keeps_equal_scores_beyond_the_limit() -> None:
     scores = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]])
     for convention, kept in ((DETECTRON, [0, 1, 2]), (TORCHVISION, [2, 0])):
         assert detections(boxes, scores, (60, 60), 0.05, 0.5, 2, convention)[3].tolist() == kept
+
+
+def test_soft_nms_and_box_voting_act_inside_a_class() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 11]])[:, None]
+    scores = torch.tensor([[0.9, 0.0, 0.1], [0.8, 0.0, 0.2], [0.0, 0.7, 0.3]])
+    limits = (50, 50), 0.05, 0.5, 10
+    for convention in (DETECTRON2, DETECTRON):
+        plain = detections(boxes, scores, *limits, convention)
+        assert plain[3].tolist() == [0, 2]
+        soft = detections(boxes, scores, *limits, convention, soft={"method": "linear"})
+        assert sorted(soft[3].tolist()) == [0, 1, 2]
+        overlap = iou(boxes[0], boxes[1], convention)[0, 0]
+        assert soft[1].min().item() == pytest.approx(0.8 * (1 - overlap.item()))
+        voted = detections(boxes, scores, *limits, convention, voting={"scoring": "avg"})
+        assert voted[0][0].tolist() == pytest.approx([0, 0, 10, (9 + 9.6) / 1.7], abs=1e-5)
+        assert voted[1].tolist() == pytest.approx([0.85, 0.7])
+        assert torch.equal(voted[0][1], boxes[2, 0])

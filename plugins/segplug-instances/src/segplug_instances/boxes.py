@@ -80,6 +80,12 @@ def clip(boxes: Tensor, size: tuple[int, int], convention: Convention) -> Tensor
     )  # fmt: skip
 
 
+def expand(boxes: Tensor, scale: float) -> Tensor:
+    """Return boxes (..., 4) with sides x2 - x1 times ``scale`` and the same centres."""
+    centre, half = (boxes[..., 2:] + boxes[..., :2]) * 0.5, (boxes[..., 2:] - boxes[..., :2]) * 0.5 * scale
+    return torch.cat([centre - half, centre + half], -1)
+
+
 def large_enough(
     boxes: Tensor, min_size: float, convention: Convention, size: tuple[int, int] | None = None, scale: float = 1.0
 ) -> Tensor:

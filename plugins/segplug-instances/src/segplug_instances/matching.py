@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segplug_instances.boxes import inside_image, iou
+from segplug_instances.conventions import Convention
+
 
 def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> tuple[Tensor, Tensor]:
     """Return for each box the ground truth of the highest quality, and what it is trained as.
@@ -28,6 +31,26 @@ def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> 
     if allow_low_quality:
         labels[(quality == quality.amax(1, keepdim=True)).any(0)] = 1
     return index, labels
+
+
+def match_anchors(
+    anchors: Tensor,
+    truth: Tensor,
+    size: tuple[int, int],
+    low: float,
+    high: float,
+    convention: Convention,
+    margin: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return what `match` returns for anchors (N, 4) and ground truth (G, 4), the best anchors of each included.
+
+    Anchors that leave the image of this height and width by more than ``margin`` pixels are ignored where the
+    convention says so; then another anchor is the best of a ground truth.
+    """
+    quality = iou(truth, anchors, convention)
+    outside = ~inside_image(anchors, size, margin) & (not convention.outside_anchors)
+    index, labels = match(quality.masked_fill(outside, -1), low, high, allow_low_quality=True)
+    return index, labels.masked_fill(outside, -1)
 
 
 def sample(

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segplug_instances.boxes import area, intersection
+from segplug_instances.boxes import area, intersection, iou
 from segplug_instances.conventions import Convention
 
 _BLOCK = 256  # boxes that are compared with all later ones at once
 
 SoftNMSMethod = Literal["linear", "gaussian", "hard"]
-VotedScore = Literal["ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM"]
+VotedScore = Literal["id", "temp_avg", "avg", "iou_avg", "generalized_avg", "quasi_sum"]
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, convention: Convention) -> Tensor:
@@ -84,3 +84,83 @@ def _kept_in_order(overlaps: Tensor) -> Tensor:
     while before is None or not torch.equal(kept, before):
         kept, before = ~(later & kept[:, None]).any(0), kept
     return kept
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    threshold: float,
+    convention: Convention,
+    method: SoftNMSMethod = "linear",
+    sigma: float = 0.5,
+    score_threshold: float = 1e-4,
+) -> tuple[Tensor, Tensor]:
+    """Return the indices (k,) of boxes, best first, and their scores, lowered by each better box that overlaps.
+
+    Args:
+        boxes: (n, 4).
+        scores: Probabilities (n,).
+        threshold: IoU above which ``linear`` and ``hard`` lower a score.
+        convention: Widths.
+        method: The factor of a score: 1 - IoU (``linear``), exp(-IoU^2 / sigma) (``gaussian``) or 0 (``hard``).
+        sigma: Of ``gaussian``.
+        score_threshold: A box whose score falls below it is dropped.
+    """
+    left, scores, chosen = torch.ones_like(scores, dtype=torch.bool), scores.clone(), list[int]()
+    for _ in range(len(boxes)):
+        if not left.any():
+            break
+        best = int(scores.where(left, -torch.inf).argmax())
+        chosen.append(best)
+        left[best] = False
+        overlap = iou(boxes[best : best + 1], boxes, convention)[0]
+        if method == "gaussian":
+            factor = (-(overlap**2) / sigma).exp()
+        else:
+            factor = torch.where(overlap > threshold, 1 - overlap if method == "linear" else 0.0, 1.0)
+        scores = torch.where(left & (overlap > 0), scores * factor, scores)
+        left &= (scores >= score_threshold) | (overlap <= 0)
+    kept = torch.tensor(chosen, dtype=torch.long, device=boxes.device)
+    return kept, scores[kept]
+
+
+def box_voting(
+    boxes: Tensor,
+    scores: Tensor,
+    all_boxes: Tensor,
+    all_scores: Tensor,
+    threshold: float,
+    convention: Convention,
+    scoring: VotedScore = "id",
+    beta: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return boxes (n, 4), each the mean of all that overlap it, weighted by their scores, and scores (n,).
+
+    Args:
+        boxes: Boxes that NMS kept, (n, 4).
+        scores: Probabilities (n,).
+        all_boxes: Boxes before NMS, (m, 4), the kept ones included.
+        all_scores: Probabilities (m,).
+        threshold: IoU from which a box votes.
+        convention: Widths.
+        scoring: The new score, of the voters' scores: ``id`` leaves it; ``avg`` is the mean; ``iou_avg`` that weighted
+            by IoU; ``temp_avg`` the mean at a temperature of beta; ``generalized_avg`` the mean of powers beta;
+            ``quasi_sum`` the sum divided by the number of voters to the power beta.
+        beta: See ``scoring``.
+    """
+    overlaps = iou(boxes, all_boxes, convention)
+    votes = (overlaps >= threshold).to(all_scores)
+    weights, count = votes * all_scores, votes.sum(1)
+    voted = (weights / weights.sum(1, keepdim=True)) @ all_boxes
+    if scoring == "avg":
+        scores = weights.sum(1) / count
+    elif scoring == "iou_avg":
+        scores = (weights * overlaps).sum(1) / (votes * overlaps).sum(1)
+    elif scoring == "temp_avg":
+        logits = torch.stack([all_scores, 1 - all_scores]).log() / beta
+        scores = (votes * logits.softmax(0)[0]).sum(1) / count
+    elif scoring == "generalized_avg":
+        scores = ((votes * all_scores**beta).sum(1) / count) ** (1 / beta)
+    elif scoring == "quasi_sum":
+        scores = weights.sum(1) / count**beta
+    return voted, scores

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, pad
 
+from segplug_instances.boxes import expand
 from segplug_instances.conventions import Convention
 
 
@@ -50,9 +51,7 @@ def _sampled(mask: Tensor, box: Tensor, size: tuple[int, int]) -> tuple[tuple[in
 
 def _resized(mask: Tensor, box: Tensor, size: tuple[int, int]) -> tuple[tuple[int, int], Tensor]:
     """Resize a mask, with a border of zeros, to whole pixels, so that its values at the edge are interpolated, too."""
-    centre, half = (box[2:] + box[:2]) * 0.5, (box[2:] - box[:2]) * 0.5
-    half = half * ((mask.shape[0] + 2) / mask.shape[0])
-    left, top, right, bottom = torch.cat([centre - half, centre + half]).long().tolist()
+    left, top, right, bottom = expand(box, (mask.shape[0] + 2) / mask.shape[0]).long().tolist()
     shape = max(bottom - top + 1, 1), max(right - left + 1, 1)
     values = interpolate(pad(mask, (1, 1, 1, 1))[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
     row, column = max(top, 0), max(left, 0)

@@ -55,7 +55,7 @@ def select(
             )
         )
     if training and convention.limit_over_batch and len(logits) > 1:
-        return _limit_over_batch(found, post_nms)
+        return limit_over_batch(found, post_nms)
     return [(each[:post_nms], scores[:post_nms]) for each, scores in found]
 
 
@@ -77,7 +77,8 @@ def _select_one(
     return boxes[kept], logits[kept]
 
 
-def _limit_over_batch(found: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[tuple[Tensor, Tensor]]:
+def limit_over_batch(found: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the best ``limit`` of the proposals (n, 4) and logits (n,) of all images, for each image."""
     logits = torch.cat([each for _, each in found])
     kept = torch.zeros_like(logits, dtype=torch.bool)
     kept[logits.argsort(descending=True, stable=True)[:limit]] = True
