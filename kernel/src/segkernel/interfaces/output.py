@@ -28,6 +28,11 @@ class Output(ABC):
     ``raw`` is what `Segmentor.predict` returns for the output: anything with an entry for each image of the batch that
     can be sliced, such as a tensor (N, ...) or a list of N mappings. `segkernel.inference` accesses it through these
     methods only.
+
+    An output other than a map has a method ``draw(image, field, classes, palette, opacity)`` for pictures, which
+    returns a copy of an image (H, W, 3) uint8 RGB with a decoded field, or the `Targets` of the image, drawn over it;
+    ``classes`` are names, ``palette`` is one RGB colour per class. One whose fields list objects may have a method
+    ``results(field)``: an entry of a COCO result file for each, with the number of its class as ``category_id``.
     """
 
     classes: int

@@ -56,7 +56,7 @@ def _config(config: Config) -> str:
 
 def _prediction(prediction: Prediction) -> str | None:
     labels, known = prediction.get("seg"), prediction.meta.get("labels")
-    if labels is None:
+    if not hasattr(labels, "shape"):  # not a map
         return None
     array = np.asarray(labels.detach().cpu())
     palette = known.palette if known else default_palette(IGNORE)

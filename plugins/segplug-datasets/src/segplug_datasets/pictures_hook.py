@@ -10,7 +10,7 @@ from segkernel.files import relative_path
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.visualize import draw
+from segplug_datasets.visualize import draw, draws_itself
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
@@ -61,7 +61,8 @@ class PicturesHook:
     def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
         from segkernel.interfaces.model import PixelMap
 
-        if not isinstance(run.model.outputs["seg"], PixelMap):
+        output = run.model.outputs["seg"]
+        if not isinstance(output, PixelMap) and not draws_itself(output):
             return
         folder = run.work_dir / "pictures"
         if run.mode == "test":
@@ -78,7 +79,7 @@ class PicturesHook:
     def _write(self, run: Run, prediction: Prediction, target: Targets) -> None:
         """Write or show what is wanted of every image of the test set."""
         name = str(prediction.meta["name"])
-        if self.labels_dir is not None:
+        if self.labels_dir is not None and not draws_itself(run.model.outputs["seg"]):
             found = prediction.labels.cpu().numpy()
             labels = found if found.dtype.kind == "f" else LabelSpec.of(run.labels).decode(found)
             write_labels(self.labels_dir, name, labels, run.labels.classes)
@@ -88,10 +89,11 @@ class PicturesHook:
     def _draw(self, run: Run, prediction: Prediction, target: Targets, path: str | Path | None) -> None:
         part = run.test_set if run.mode == "test" else run.val_set
         sample = part.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
+        output = run.model.outputs["seg"]
         draw(
             sample.image,
             prediction,
-            truth=target.get("seg"),
+            truth=(target if target.fields else None) if draws_itself(output) else target.get("seg"),
             classes=run.labels.classes,
             palette=run.labels.palette,
             opacity=self.opacity,
@@ -99,6 +101,7 @@ class PicturesHook:
             out_file=path or None,
             show=self.show and path is None,
             wait_time=self.wait_time,
+            output=output,
         )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE, Color, default_palette
+from segkernel.sample import Prediction
 from segplug_datasets.image import as_rgb, overlay, read, write
 
 _LINE_HEIGHT = 22  # pixels
@@ -36,6 +37,7 @@ def draw(
     out_file: str | Path | None = None,
     show: bool = False,
     wait_time: float = 0,
+    output: Any = None,
 ) -> np.ndarray:
     """Return an overlay of a prediction on its image, as (H', W', 3) uint8 RGB; a background class is not painted.
 
@@ -51,6 +53,8 @@ def draw(
         out_file: File to write the overlay to.
         show: Show the overlay in a window.
         wait_time: Seconds the window stays open; 0 waits for a key.
+        output: The model's output, if it draws itself: one with a method ``draw``, see
+            `segkernel.interfaces.model.Output`.
 
     Raises:
         UsageError: When opacity is out of range, there is nothing to draw, or there is no display.
@@ -58,20 +62,21 @@ def draw(
     """
     pixels = read(image) if isinstance(image, str | Path) else as_rgb(np.asarray(image))
     maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
-    labels = {caption: _as_array(value) for caption, value in maps.items() if value is not None}
-    if not labels:
+    fields = {caption: value for caption, value in maps.items() if value is not None}
+    if not fields:
         raise UsageError("draw needs a prediction, a truth, or both")
-    colors = palette or default_palette(255)
-    plain = background_ids(classes or ())
-    painted = {caption: overlay(pixels, array, colors, opacity, plain) for caption, array in labels.items()}
-    panels = [_captioned(panel, caption) for caption, panel in painted.items()]
-    body = np.concatenate(panels, axis=1)
-    present = sorted(set[int]().union(*map(_classes_in, labels.values())))
-    names = dict(enumerate(classes or ()))
-    known = [i for i in present if 0 <= i < len(colors)]
-    entries = [
-        (f"{names[i]} (not painted)", None) if i in plain else (names.get(i, f"class {i}"), colors[i]) for i in known
-    ]
+    colors, entries = palette or default_palette(255), []
+    if draws_itself(output):
+        painted = {
+            caption: output.draw(pixels, _field(value), tuple(classes or ()), colors, opacity)
+            for caption, value in fields.items()
+        }
+    else:
+        labels = {caption: _as_array(value) for caption, value in fields.items()}
+        plain = background_ids(classes or ())
+        painted = {caption: overlay(pixels, array, colors, opacity, plain) for caption, array in labels.items()}
+        entries = _legend([*labels.values()], classes or (), colors)
+    body = np.concatenate([_captioned(panel, caption) for caption, panel in painted.items()], axis=1)
     header, legend = (_text_rows(rows, body.shape[1]) for rows in ([(title, None)] if title else [], entries))
     canvas = np.concatenate([header, body, legend])
     if out_file is not None:
@@ -81,9 +86,31 @@ def draw(
     return canvas
 
 
+def draws_itself(output: Any) -> bool:
+    """Whether an output of a model has a method ``draw``."""
+    return hasattr(output, "draw")
+
+
 def background_ids(classes: Sequence[str]) -> list[int]:
     """Return the ids of the classes that are a background by name."""
     return [index for index, name in enumerate(classes) if name.strip().lower() in BACKGROUND]
+
+
+def _legend(
+    labels: Sequence[np.ndarray], classes: Sequence[str], colors: Sequence[Color]
+) -> list[tuple[str, Color | None]]:
+    """Return name and colour of the classes that occur, no colour for those that are not painted."""
+    present = sorted(set[int]().union(*map(_classes_in, labels)))
+    names, plain = dict(enumerate(classes)), background_ids(classes)
+    known = [i for i in present if 0 <= i < len(colors)]
+    return [
+        (f"{names[i]} (not painted)", None) if i in plain else (names.get(i, f"class {i}"), colors[i]) for i in known
+    ]
+
+
+def _field(value: Any) -> Any:
+    """Return the main field of a `Prediction`; other values, such as `Targets`, as they are."""
+    return value["seg"] if isinstance(value, Prediction) else value
 
 
 def _as_array(value: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segplug_instances.conventions import Convention as Convention
     from segplug_instances.fpn import DetectionFPN as DetectionFPN
     from segplug_instances.metrics.coco import COCOMetric as COCOMetric
+    from segplug_instances.output import Instances as Instances
     from segplug_instances.resnet import DetectionResNet as DetectionResNet
     from segplug_instances.resnet import FrozenBatchNorm2d as FrozenBatchNorm2d
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
@@ -34,6 +35,7 @@ _HOMES = {
     "DetectronPickle": ".weight_formats.detectron",
     "DetectronPyTorch": ".weight_formats.detectron",
     "FrozenBatchNorm2d": ".resnet",
+    "Instances": ".output",
 }
 # Here they end.
 

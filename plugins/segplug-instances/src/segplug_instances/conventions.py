@@ -58,6 +58,7 @@ class Convention:
         keypoint_centre: Position in its pixel of a keypoint that has integer coordinates in a data set.
         keypoint_score: ``resized``: softmax over the heat map at the size of the box. ``map``: of its peak over the
             heat map as predicted. ``logit``: the logit of the peak.
+        late_keypoints: Whether heat maps are resized to boxes in the original image, rather than in the model's input.
     """
 
     name: ConventionName
@@ -86,6 +87,7 @@ class Convention:
     paste_by_grid: bool
     keypoint_centre: float
     keypoint_score: Literal["resized", "map", "logit"]
+    late_keypoints: bool
 
     @property
     def edge(self) -> int:
@@ -120,6 +122,7 @@ DETECTRON = Convention(
     paste_by_grid=False,
     keypoint_centre=0.0,
     keypoint_score="resized",
+    late_keypoints=True,
 )
 DETECTRON_PYTORCH = replace(DETECTRON, name="detectron_pytorch", min_size="scaled", scarce_negatives=False)
 DETECTRON2 = Convention(
@@ -149,6 +152,7 @@ DETECTRON2 = Convention(
     paste_by_grid=True,
     keypoint_centre=0.5,
     keypoint_score="map",
+    late_keypoints=False,
 )
 TORCHVISION = replace(
     DETECTRON2,

@@ -177,6 +177,11 @@ def _comparison(run: Run, prediction: Prediction, target: Targets) -> np.ndarray
     """Return the image, the ground truth and the prediction side by side, (H, W', 3) uint8 RGB."""
     part = run.val_set if run.mode == "val" else run.test_set
     image = part.dataset[prediction.meta["index"]].image  # type: ignore[union-attr]
+    output: Any = run.model.outputs["seg"]
+    if hasattr(output, "draw"):
+        fields = [target, prediction["seg"]] if target.fields else [prediction["seg"]]
+        drawn = [output.draw(shown(image), each, run.labels.classes, run.labels.palette, 0.5) for each in fields]
+        return np.concatenate([shown(image), *drawn], axis=1)
     maps = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
     panels = [painted(each.cpu().numpy(), run.labels.palette) for each in maps]
     return np.concatenate([shown(image), *panels], axis=1)

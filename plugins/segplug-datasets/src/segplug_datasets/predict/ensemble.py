@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkernel.errors import UsageError
 from segplug_datasets.labelled import Named
+from segplug_datasets.visualize import draws_itself
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class Ensemble(Named):
                 raise UsageError(f"model {number} of the ensemble has other classes: {theirs}; not {ours}")
             if other.model.outputs.get("seg") != (mine := first.model.outputs["seg"]):
                 raise UsageError(f"model {number} of the ensemble has the output {other.model.outputs}, not {mine}")
-        if not first.model.outputs["seg"].classes:
+        if not first.model.outputs["seg"].classes or draws_itself(first.model.outputs["seg"]):
             raise UsageError("an ensemble averages probabilities, but the models predict other values")
         self.predictors, self.labels = list(predictors), first.labels
         self.model, self.reader = _Main(first.model.outputs["seg"]), first.reader

@@ -21,6 +21,7 @@ from segplug_datasets.predict.archives import Member, as_file
 from segplug_datasets.predict.outputs import DEFAULT_FORMATS, Outputs, Overlays, Predicted, map_outputs
 from segplug_datasets.predict.sources import Image, collect_images, is_video, output_names, pairs
 from segplug_datasets.predict.stream import Behind, grouped, mapped, prefetched
+from segplug_datasets.visualize import draws_itself
 
 if TYPE_CHECKING:
     from segkernel.sample import Prediction
@@ -93,7 +94,9 @@ def predict_images(
     names = output_names(sources)
     sources = sources if seconds is None else pairs(sources, collect_images(seconds))
     items = [_Item(index, *entry) for index, entry in enumerate(zip(names, sources))]
-    window = Overlays(folder, predictor.labels, (), opacity) if show and "seg" in map_outputs(predictor) else None
+    output = predictor.model.outputs["seg"]
+    drawn = show and ("seg" in map_outputs(predictor) or draws_itself(output))
+    window = Overlays(folder, predictor.labels, (), opacity, output) if drawn else None
     errors: list[DataError] = []
     kept = probabilities or outputs.need_probabilities
     with ExitStack() as stack:

@@ -26,7 +26,7 @@ from segplug_datasets.label_files import write_labels
 from segplug_datasets.optional_deps import require_package
 from segplug_datasets.predict.polygons import polygons
 from segplug_datasets.predict.vectors import PIXELS, Coordinates, geojson
-from segplug_datasets.visualize import background_ids, draw
+from segplug_datasets.visualize import background_ids, draw, draws_itself
 from segplug_datasets.writing import written
 
 DEFAULT_FORMATS = ("labels", "overlays")
@@ -69,14 +69,19 @@ class OutputFile:
         labels: Classes and colours of the output ``seg``.
         maps: Names of the outputs that are maps.
         opacity: Opacity of colours over an image.
+        output: The output ``seg``.
     """
 
     needs_probabilities = False
-    of_classes = True
-    """Whether it is for class ids only, not for depths and other values."""
 
-    def __init__(self, folder: Path, labels: Labels, maps: Sequence[str], opacity: float) -> None:
+    def __init__(self, folder: Path, labels: Labels, maps: Sequence[str], opacity: float, output: Any = None) -> None:
         self.folder, self.labels, self.maps, self.opacity = folder, labels, maps, opacity
+        self.output = output
+
+    @classmethod
+    def takes(cls, output: Any) -> bool:
+        """Whether it can be written for the fields of an output: by default for maps of classes."""
+        return bool(output.classes) and not draws_itself(output)
 
     def write(self, entry: Predicted) -> None:
         """Write the file of a prediction, or remember its part of a file of all."""
@@ -89,7 +94,9 @@ class OutputFile:
 class LabelFiles(OutputFile):
     """Class ids as PNG, as GeoTIFF for georeferenced images; every map output."""
 
-    of_classes = False
+    @classmethod
+    def takes(cls, output: Any) -> bool:
+        return True
 
     def write(self, entry: Predicted) -> None:
         for output in self.maps:
@@ -103,9 +110,11 @@ class LabelFiles(OutputFile):
 
 
 class Overlays(OutputFile):
-    """The classes in colour over the image, with a legend."""
+    """The classes in colour over the image, with a legend; or what the output draws itself."""
 
-    of_classes = False
+    @classmethod
+    def takes(cls, output: Any) -> bool:
+        return True
 
     def write(self, entry: Predicted) -> None:
         self.draw(entry)
@@ -122,6 +131,7 @@ class Overlays(OutputFile):
             out_file=self.folder / relative_path(f"{entry.name}.png") if write else None,
             show=show,
             wait_time=wait_time,
+            output=self.output,
         )
 
 
@@ -201,8 +211,8 @@ def _placed(ring: np.ndarray, affine: Any) -> np.ndarray:
 class _OfAll(OutputFile):
     """A file of all predictions."""
 
-    def __init__(self, folder: Path, labels: Labels, maps: Sequence[str], opacity: float) -> None:
-        super().__init__(folder, labels, maps, opacity)
+    def __init__(self, folder: Path, labels: Labels, maps: Sequence[str], opacity: float, output: Any = None) -> None:
+        super().__init__(folder, labels, maps, opacity, output)
         self.entries: dict[int, Any] = {}
 
     def _in_order(self) -> list[Any]:
@@ -210,11 +220,21 @@ class _OfAll(OutputFile):
 
 
 class CocoFile(_OfAll):
-    """``predictions.json``: COCO's run lengths, one annotation per image and class."""
+    """``predictions.json``: COCO's run lengths, one annotation per image and class; or the objects of an output that
+    has them, with scores."""
+
+    @classmethod
+    def takes(cls, output: Any) -> bool:
+        return hasattr(output, "results") or super().takes(output)
 
     def write(self, entry: Predicted) -> None:
-        height, width = entry.prediction["seg"].shape[-2:]
+        height, width = entry.pixels.shape[:2]
         made = {"file_name": entry.file or f"{entry.name}.png", "height": height, "width": width}
+        own = hasattr(self.output, "results")
+        found = self.output.results(entry.prediction["seg"]) if own else self._classes(entry)
+        self.entries[entry.index] = (made, found)
+
+    def _classes(self, entry: Predicted) -> list[dict[str, Any]]:
         found = []
         for class_id, mask in entry.masks(len(self.labels.classes)):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -223,7 +243,7 @@ class CocoFile(_OfAll):
             found.append(
                 {"category_id": class_id, "segmentation": to_coco(mask), "area": area, "bbox": box, "iscrowd": 1}
             )
-        self.entries[entry.index] = (made, found)
+        return found
 
     def close(self) -> None:
         content: dict[str, list[Any]] = {"images": [], "annotations": []}
@@ -232,7 +252,7 @@ class CocoFile(_OfAll):
             content["images"].append({"id": image_id, **made})
             for annotation in found:
                 number = len(content["annotations"]) + 1
-                content["annotations"].append({"id": number, "image_id": image_id, **annotation})
+                content["annotations"].append({"id": number, **annotation, "image_id": image_id})
         with written(self.folder / "predictions.json") as temporary:
             temporary.write_text(json.dumps(content), "utf-8")
 
@@ -295,17 +315,17 @@ class Outputs:
         if not 0 < opacity <= 1:
             raise UsageError(f"opacity must be above 0 and at most 1, not {opacity}")
         check_formats(formats, FORMATS)
-        maps = map_outputs(predictor)
+        maps, output = map_outputs(predictor), predictor.model.outputs["seg"]
         self.files: dict[str, OutputFile] = {}
         for name in dict.fromkeys(formats):
             kind, subfolder = FORMATS[name]
             subfolder = folders.get(name, subfolder)
             if name in folders and not subfolder:
                 continue
-            if kind.of_classes and not predictor.model.outputs["seg"].classes:
-                raise UsageError(f"format {name} is for classes, but the model predicts other values")
-            if name != "overlays" or "seg" in maps:
-                self.files[name] = kind(folder / subfolder, predictor.labels, maps, opacity)
+            if not kind.takes(output):
+                raise UsageError(f"format {name} is for classes of pixels, but the model predicts other values")
+            if name != "overlays" or "seg" in maps or draws_itself(output):
+                self.files[name] = kind(folder / subfolder, predictor.labels, maps, opacity, output)
 
     @property
     def need_probabilities(self) -> bool:

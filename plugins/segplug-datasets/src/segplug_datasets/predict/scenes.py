@@ -24,7 +24,7 @@ from segplug_datasets.predict.outputs import as_bytes, check_formats, shares, wr
 from segplug_datasets.predict.stream import Behind, prefetched
 from segplug_datasets.predict.vectors import PIXELS, Coordinates, geojson, geopackage
 from segplug_datasets.raster_file import Window, open_raster
-from segplug_datasets.visualize import background_ids
+from segplug_datasets.visualize import background_ids, draws_itself
 from segplug_datasets.writing import written
 
 SCENE_FORMATS = ("labels", "probabilities-tiff", "polygons", "geopackage", "shares")
@@ -80,7 +80,8 @@ def predict_raster(
     if window < 1 or margin < 0:
         raise UsageError(f"window {window} must be 1 or more, margin {margin} 0 or more")
     check_formats(formats, SCENE_FORMATS)
-    if predictor.labels.task == "multilabel" or not predictor.model.outputs["seg"].classes:
+    output = predictor.model.outputs["seg"]
+    if predictor.labels.task == "multilabel" or not output.classes or draws_itself(output):
         raise UsageError("rasters are predicted in windows for one class per pixel; this model predicts other values")
     read, (height, width) = _reader(predictor, str(path)), open_raster(str(path)).size
     rasterio = _rasterio()

@@ -21,7 +21,7 @@ from segplug_datasets.image import overlay
 from segplug_datasets.predict.outputs import Outputs, Predicted
 from segplug_datasets.predict.sources import CAMERA, is_video, output_names
 from segplug_datasets.predict.stream import Behind, grouped, mapped, prefetched
-from segplug_datasets.visualize import background_ids, show_image
+from segplug_datasets.visualize import background_ids, draws_itself, show_image
 
 if TYPE_CHECKING:
     from segkernel.sample import Prediction
@@ -173,7 +173,10 @@ def predict_video(
     folder = Path(out_dir) if out_dir is not None else Path()
     kinds = formats if out_dir is not None else ()
     outputs = Outputs(folder, predictor, [kind for kind in kinds if kind != "overlays"], opacity, {})
-    smooth = Smoothing(smoothing, predictor.model.outputs["seg"])
+    output = predictor.model.outputs["seg"]
+    if smoothing and draws_itself(output):
+        raise UsageError("smoothing averages the probabilities of pixels, which this model does not predict")
+    smooth = Smoothing(smoothing, output)
     drawn = VideoFile(folder / "vis" / relative_path(f"{called}.mp4"), video.fps) if "overlays" in kinds else None
     plain, palette = background_ids(predictor.classes), predictor.palette
     needed = outputs.need_probabilities or smoothing > 0
@@ -196,7 +199,11 @@ def predict_video(
                 for job in outputs.jobs(entry):
                     write(job)
                 if drawn or show:
-                    painted = overlay(frame, prediction["seg"].numpy(), palette, opacity, plain)
+                    painted = (
+                        output.draw(frame, prediction["seg"], predictor.classes, palette, opacity)
+                        if draws_itself(output)
+                        else overlay(frame, prediction["seg"].numpy(), palette, opacity, plain)
+                    )
                 if drawn:
                     encode(drawn.write, painted)
                 yield prediction

@@ -37,7 +37,6 @@ def command(
       seg-kernel import my_segformer.py --full -o configs/my_segformer.yaml
     """
     from segkernel.errors import UsageError
-    from segplug_heads.former_names import GUIDE
     from segplug_heads.moving_in.importing import import_config
     from segplug_heads.moving_in.written import written
 
@@ -51,7 +50,7 @@ def command(
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
-        click.echo(f"{target}: MMSegmentation {imported.version}, {_base(imported.base)} (docs: {GUIDE})")
+        click.echo(f"{target}: MMSegmentation {imported.version}, {_base(imported.base)}")
     for note in imported.notes:
         click.echo(f"  {note}", err=True)
     if output != "-":

@@ -11,8 +11,6 @@ from segkernel.catalog import Catalog
 from segkernel.config.layers import Layers
 from segkernel.errors import ConfigError, Problem
 from segplug_heads.configs.zoo import find_zoos
-from segplug_heads.former_names import GUIDE
-from segplug_heads.moving_in.recognition import SUFFIXES, is_theirs
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ class FormerFile:
 
 
 class FormerConfigs:
-    """Reads Python files as configs of MMSegmentation, without running them, and YAML and JSON files with its sections.
+    """Reads Python files as configs of MMSegmentation, without running them.
 
     Args:
         catalog: Whose zoos and components are known.
@@ -45,24 +43,23 @@ class FormerConfigs:
         self.catalog = catalog
 
     def find(self, name: str, asked: str = "") -> FormerFile | None:
-        """Return the file; None for what is neither Python nor YAML or JSON with sections of MMSegmentation's.
+        """Return the file; None for names that do not end with ``.py``.
 
         Raises:
             ConfigError: There is no such file.
         """
         path = Path(name)
-        if path.suffix not in SUFFIXES or "::" in name:
+        if path.suffix != ".py" or "::" in name:
             return None
-        if path.suffix == ".py" and not path.exists():
+        if not path.exists():
             raise ConfigError(self._no_file(path, asked))
-        return FormerFile(path) if path.suffix == ".py" or is_theirs(path) else None
+        return FormerFile(path)
 
     def add_layers(self, found: FormerFile, layers: Layers) -> None:
         """Add the imported config; what could not be carried over is logged."""
         from segplug_heads.moving_in.importing import import_config
 
         imported = import_config(found.path, self.catalog)
-        log.info("%s: read as a config of MMSegmentation %s (docs: %s)", found.path, imported.version, GUIDE)
         for note in imported.notes:
             log.warning("%s", note)
         layers.add(imported.layer, (found.path.absolute(),))
