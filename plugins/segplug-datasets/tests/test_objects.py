@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from segkernel.errors import DataError
 from segkernel.sample import Sample, collate
+from segplug_datasets import image
+from segplug_datasets.annotations.numbered import NumberedMaskDataset, PennFudanDataset
 from segplug_datasets.annotations.outline import outline
 from segplug_datasets.annotations.raster import polygon
+from segplug_datasets.cityscapes import CityscapesDataset
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints, ObjectValues, Polygons, mirrored_points
 from segplug_datasets.geometry import Crop, Flip, Pad, Resize
 from segplug_datasets.transforms import layers
 from segplug_datasets.transforms.layers import Layer, composite
 from segplug_datasets.transforms.warp import QuarterTurn
 
+SHARED = Path(__file__).parents[4] / "shared/data"
 NAMES = ("nose", "left_eye", "right_eye")
 
 
@@ -125,3 +132,58 @@ def test_objects_of_a_batch_are_lists() -> None:
     assert [tuple(boxes.shape) for boxes in targets["boxes"]] == [(1, 4), (0, 4)]
     assert [tuple(masks.shape) for masks in targets["bitmaps"]] == [(1, 40, 60), (0, 40, 60)]
     assert [tuple(polygons["points"].shape) for polygons in targets["instances"]] == [(4, 2), (0, 2)]
+
+
+# ---------------------------------------------------------------- data sets of masks
+
+
+def test_values_of_a_mask_are_objects(tmp_path: Path) -> None:
+    mask = np.zeros((12, 16), np.uint8)
+    mask[2:5, 3:9], mask[4:8, 5:7], mask[11, 15] = 7, 2, 9
+    mask[6, 5] = 0
+    image.write(tmp_path / "images/a.jpg", np.zeros((12, 16, 3), np.uint8))
+    image.write_mask(tmp_path / "masks/a_mask.png", mask)
+    arguments: Any = {"mask_suffix": "_mask.png", "data_root": tmp_path, "category": "cell"}
+    dataset = NumberedMaskDataset("images", "masks", instances="polygons", background=None, **arguments)
+    sample = dataset[0]
+    assert dataset.classes == ("cell",)
+    assert sample["boxes"].array.tolist() == [[5, 4, 7, 8], [3, 2, 9, 5], [15, 11, 16, 12]]
+    drawn = sample["instances"].masks(sample.size)
+    assert [np.array_equal(drawn[..., n] > 0, mask == value) for n, value in enumerate((2, 7, 9))] == [True] * 3
+    assert np.array_equal(NumberedMaskDataset("images", "masks", **arguments)[0]["seg"].array, mask > 0)
+    image.write(tmp_path / "masks/a_mask.png", np.zeros((12, 16, 3), np.uint8) + np.uint8([1, 2, 3]))
+    with pytest.raises(DataError, match=r"this one has colours"):
+        dataset[0]
+    (tmp_path / "masks/a_mask.png").unlink()
+    with pytest.raises(DataError):
+        NumberedMaskDataset("images", "masks", **arguments)
+
+
+def test_objects_of_cityscapes(tmp_path: Path) -> None:
+    (arguments,) = CityscapesDataset.conformance(tmp_path)
+    things = {"classes": ["car", "person"]}
+    dataset = CityscapesDataset(**arguments, instances="masks", metainfo=things)
+    mask_path = dataset.files[0][2]
+    assert mask_path is not None
+    size = CityscapesDataset(**arguments)[0].size
+    ids = np.zeros(size, np.uint16)
+    ids[:2], ids[2:4], ids[4, :3], ids[4, 3:5], ids[5, 0] = 7, 26, 26001, 24000, 27003
+    cv2.imwrite(mask_path.replace("labelTrainIds", "instanceIds"), ids)
+    sample = dataset[0]
+    assert sample["classes"].array.tolist() == [0, 1, 0]
+    assert sample["crowd"].array.tolist() == [True, False, False]
+    assert sample["instances"].array.sum((0, 1)).tolist() == [2 * size[1], 2, 3]
+    with pytest.raises(DataError, match=r"instanceIds\.png"):
+        dataset[1]
+
+
+@pytest.mark.skipif(not (SHARED / "penn_fudan").is_dir(), reason="the Penn-Fudan files are not here")
+def test_the_pedestrians_of_penn_fudan() -> None:
+    dataset = PennFudanDataset(
+        SHARED / "penn_fudan", "images", "instance_masks", ".png", instances="polygons", background=None
+    )
+    assert (len(dataset), dataset.classes) == (170, ("pedestrian",))
+    sample = dataset[0]
+    raw = image.read_mask(SHARED / "penn_fudan/instance_masks/FudanPed00001.png")
+    assert sample["boxes"].array.tolist() == [[159, 181, 302, 431], [419, 170, 535, 486]]  # its text file counts from 1
+    assert [(sample["instances"].masks(sample.size)[..., n] == (raw == n + 1)).all() for n in range(2)] == [True] * 2

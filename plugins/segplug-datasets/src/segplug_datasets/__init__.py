@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from segplug_datasets.annotations.cvat import CvatDataset as CvatDataset
     from segplug_datasets.annotations.label_studio import LabelStudioDataset as LabelStudioDataset
     from segplug_datasets.annotations.labelme import LabelmeDataset as LabelmeDataset
+    from segplug_datasets.annotations.numbered import NumberedMaskDataset as NumberedMaskDataset
+    from segplug_datasets.annotations.numbered import PennFudanDataset as PennFudanDataset
     from segplug_datasets.annotations.yolo import YoloSegDataset as YoloSegDataset
     from segplug_datasets.bdd100k import BDD100KDataset as BDD100KDataset
     from segplug_datasets.cache import CachedDataset as CachedDataset
@@ -211,11 +213,13 @@ _HOMES = {
     "NYUDataset": ".nyu",
     "NightDrivingDataset": ".cityscapes",
     "Normalize": ".transforms.intensity",
+    "NumberedMaskDataset": ".annotations.numbered",
     "PackedDataset": ".packed",
     "Pad": ".transforms.place",
     "PascalContextDataset": ".pascal",
     "PascalContextDataset59": ".pascal",
     "PascalVOCDataset": ".pascal",
+    "PennFudanDataset": ".annotations.numbered",
     "PhotoMetricDistortion": ".transforms.color",
     "PicturesHook": ".pictures_hook",
     "PotsdamDataset": ".aerial",

@@ -378,6 +378,18 @@ class DataPrefix(TypedDict, total=False):
     seg_map_path: FileName | None
 
 
+class BaseSegArguments(TypedDict, total=False):
+    """The arguments of `BaseSegDataset` after ``data_root``."""
+
+    data_prefix: DataPrefix | None
+    ann_file: FileName
+    img_suffix: str | None
+    seg_map_suffix: str | None
+    metainfo: Metainfo | None
+    reduce_zero_label: bool | None
+    indices: int | Sequence[int] | None
+
+
 class BaseSegDataset(PairedFiles):
     """Base of published data sets: a subclass defines class names, colours, folders and suffixes.
 
