@@ -18,15 +18,20 @@ def of_mmsegmentation(path: Path, groups: str = "one each", **meta: object) -> d
     optimizer = state["optimizer"]
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
     settings = {key: value for key, value in optimizer["param_groups"][0].items() if key != "params"}
-    parts = {"one": [numbers], "one each": [[n] for n in numbers], "by layer": [numbers[:5], numbers[5:]]}[groups]
+    parts = {"one": [numbers], "one each": [[n] for n in numbers]}.get(groups, [numbers[5:], numbers[:5]])
+    settings_of = [{**settings, "params": part} for part in parts]
+    if groups == "by layer":
+        names = [name for name in state["state_dict"] if name.endswith((".weight", ".bias"))]
+        for group in settings_of:
+            group["param_names"] = [names[number] for number in group["params"]]
     return {
         "state_dict": state["state_dict"],
         "meta": {"iter": state["iteration"], "cfg": "optimizer = dict(type='SGD', lr=0.01)", **meta},
-        "optimizer": {"state": optimizer["state"], "param_groups": [{**settings, "params": part} for part in parts]},
+        "optimizer": {"state": optimizer["state"], "param_groups": settings_of},
     }
 
 
-@pytest.mark.parametrize("groups", ["one", "one each"])
+@pytest.mark.parametrize("groups", ["one", "one each", "by layer"])
 def test_a_resumed_run_equals_the_uninterrupted_one(project, seg_kernel, groups):
     torch.save(of_mmsegmentation(FIRST, groups), "iter_1.pth")
     code, said = seg_kernel("convert", "iter_1.pth", "my.yaml", "--resume", "--out", "new/checkpoints/iter_0000001.pt")
@@ -35,6 +40,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(project, seg_kernel, groups)
     assert seg_kernel("run", "my.yaml", "--work-dir", "new", "--resume", "new/checkpoints/iter_0000001.pt")[0] == 0
     ours, theirs = (checkpoint.load(path)["state_dict"] for path in (LAST, Path("new", *LAST.parts[1:])))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_iterations_are_counted_in_optimiser_steps(project, seg_kernel):
+    torch.save(of_mmsegmentation(FIRST, iter=2, cfg="optim_wrapper = dict(accumulative_counts=2, ...)"), "iter_2.pth")
+    code, said = seg_kernel("convert", "iter_2.pth", "my.yaml", "--resume", "--out", "new.pt")
+    assert (code, checkpoint.load("new.pt")["iteration"]) == (0, 1)
+    assert "iteration 1 of 2" in said
+
+
+def test_a_checkpoint_of_ours_needs_no_conversion(project, seg_kernel):
+    code, said = seg_kernel("convert", str(FIRST), "my.yaml", "--resume", "--out", "new.pt")
+    assert code == 1
+    assert f"seg-kernel run CONFIG --resume {FIRST}" in said
 
 
 def test_averaged_weights_and_those_that_training_continues_from_are_both_kept(project, seg_kernel):
@@ -65,6 +83,10 @@ def other_shape(state: dict) -> None:
     states[0] = {"momentum_buffer": torch.zeros(2, 2)}
 
 
+def renamed_parameter(state: dict) -> None:
+    state["optimizer"]["param_groups"][1]["param_names"][0] = "other"
+
+
 def fewer(state: dict) -> None:
     state["optimizer"]["param_groups"].pop()
 
@@ -76,8 +98,11 @@ def fewer(state: dict) -> None:
         (lambda state: state["meta"].update(cfg="optimizer=dict(type='AdamW')"), "one", "AdamW, the config's is SGD"),
         (other_settings, "one", "has the settings betas, dampening, momentum, nesterov, not SGD's"),
         (other_shape, "one each", "has the shape (2, 2)"),
-        (fewer, "one each", "groups, the model has"),
-        (lambda state: None, "by layer", "parameters in 2 groups"),
+        (fewer, "one each", "parameters, the model has"),
+        (lambda state: None, "two", "parameters in 2 groups without their names"),
+        (renamed_parameter, "by layer", "differ in the parameter backbone.stem.0.weight"),
+        (lambda state: state.update(optimizer={"a": state["optimizer"]}), "one", "it holds several optimisers"),
+        (lambda state: state["optimizer"].update(param_groups=[None]), "one", "cannot be resumed"),
     ],
 )
 def test_an_optimiser_that_is_another_one_is_refused_with_the_reason(project, seg_kernel, change, groups, said):

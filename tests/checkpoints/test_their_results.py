@@ -62,14 +62,29 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(command, [*map(str, arguments), "--labels", "masks", "--classes", "road,car"])
 
 
+def differences(*runs: str) -> set[float]:
+    """Return the differences of all metrics of two runs."""
+    done = call(*runs, "--json", "--bootstrap", 10)
+    assert done.exit_code == 0, done.exception
+    metrics = json.loads(done.output[done.output.index("{") :])["metrics"]
+    return {entry["difference"] for entry in (metrics.values() if isinstance(metrics, dict) else metrics)}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickle_of_results_equals_the_folder_with_the_same_predictions(masks: Path, kind: str) -> None:
     Path("results.pkl").write_bytes(pickle.dumps([KINDS[kind](number) for number in range(10)], protocol=2))
-    done = call("ours", "results.pkl", "--json", "--bootstrap", 10)
-    assert done.exit_code == 0, done.output
-    metrics = json.loads(done.output[done.output.index("{") :])["metrics"]
-    entries = metrics.values() if isinstance(metrics, dict) else metrics
-    assert all(entry["difference"] == 0 for entry in entries)
+    assert differences("ours", "results.pkl") == {0}
+
+
+def test_predictions_named_after_the_image_file_are_found(masks: Path) -> None:
+    for number in range(10):
+        image.write_mask(Path("theirs", f"img_{number}_leftImg8bit.png"), guess(number).astype(np.uint8))
+    Path("theirs", "img_3_leftImg8bit.png").rename("img_3")
+    assert "1 of 10 images have no prediction here: img_3" in str(call("ours", "theirs").exception)
+    Path("img_3").rename("theirs/img_3_leftImg8bit.png")
+    entries = [{**KINDS["1.x"](number), "img_path": f"/data/img_{9 - number}_leftImg8bit.png"} for number in range(10)]
+    Path("results.pkl").write_bytes(pickle.dumps(entries, protocol=2))
+    assert differences("ours", "theirs") == differences("ours", "results.pkl") == {0}
 
 
 class Evil:
@@ -126,3 +141,6 @@ def test_logs_are_compared_where_there_are_no_results_of_images(tmp_path: Path) 
     rows = [line.split() for line in done.output.splitlines()]
     assert ["mIoU", "50.00", "45.00", "40.00", "-5.00", "-10.00"] in rows
     assert ["IoU.road", "60.00", "50.00", "70.00", "-10.00", "+10.00"] in rows
+    (tmp_path / "empty").mkdir()
+    failed = CliRunner().invoke(command, [str(tmp_path / name) for name in ("ours", "empty")])
+    assert str(failed.exception).startswith(f"{tmp_path / 'empty'}: has no evaluation/per_image.npz")

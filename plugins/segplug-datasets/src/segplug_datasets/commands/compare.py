@@ -121,13 +121,15 @@ def command(
 def _logged(runs: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the last figures in the logs of runs, when some have no results of single images; else nothing."""
     from segplug_datasets.report.logged import logged_figures
-    from segplug_datasets.report.results import PICKLES, find_results
+    from segplug_datasets.report.results import PICKLES, find_results, load_results
 
     def has_images(run: str) -> bool:
         found = find_results(run)
         return found is not None and found.suffix not in (".json", ".jsonl", *PICKLES)
 
     figures = {} if all(map(has_images, runs)) else {run: logged_figures(run) for run in runs}
+    for run in (run for run in runs if any(figures.values()) and not (figures[run] or has_images(run))):
+        load_results(run, None)  # raises what this one lacks
     return figures if all(figures.values()) else {}
 
 

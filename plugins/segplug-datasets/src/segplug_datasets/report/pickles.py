@@ -15,7 +15,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.per_image import PerImage
-from segplug_datasets.report.truth import Truth
+from segplug_datasets.report.truth import ByName, Truth
 
 PICKLES = (".pkl", ".pickle")
 COUNTS = 4
@@ -38,9 +38,10 @@ def measure_pickle(path: Path, truth: Truth) -> PerImage:
     if not isinstance(results, list):
         raise DataError("is no list of results of a test", path)
     named = {Path(entry["img_path"]).stem: entry for entry in results if _is_named(entry)}
+    entries = ByName(named)
     images = PerImage(truth.classes)
     for index, (name, labels) in enumerate(truth):
-        entry = named.get(name.rpartition("/")[2]) if named else results[index] if index < len(results) else None
+        entry = entries.get(name) if named else results[index] if index < len(results) else None
         if entry is None:
             raise DataError(f"has no prediction of the image {name}: {len(results)} results", path)
         if isinstance(entry, tuple):

@@ -15,7 +15,7 @@ from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.per_image import PerImage
 from segplug_datasets.report.pickles import PICKLES, measure_pickle
-from segplug_datasets.report.truth import Truth
+from segplug_datasets.report.truth import ByName, Truth
 
 FILE = "per_image.npz"
 
@@ -55,11 +55,11 @@ def load_results(place: str | Path, truth: Truth | None) -> PerImage:
 
 
 def _measure(folder: Path, truth: Truth) -> PerImage:
-    files = pngs(folder)
+    files = ByName(pngs(folder))
     images = PerImage(truth.classes)
     missing = []
     for name, labels in truth:
-        path = _match(files, name)
+        path = files.get(name)
         if path is None:
             missing.append(name)
             continue
@@ -85,14 +85,6 @@ def pngs(folder: Path, suffix: str = ".png") -> dict[str, Path]:
     if not found:
         raise DataError(f"no file here ends in {suffix}", folder)
     return found
-
-
-def _match(files: dict[str, Path], name: str) -> Path | None:
-    """Return the file of a name, with or without its folders."""
-    last = name.rpartition("/")[2]
-    if name in files or last in files:
-        return files.get(name, files.get(last))
-    return next((path for key, path in files.items() if key.rpartition("/")[2] == last), None)
 
 
 def truth_of_folder(folder: Path, labels: LabelSpec | None, suffix: str, ignore: int) -> Truth:
