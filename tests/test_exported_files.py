@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
-from segkernel import checkpoint
+from segkernel import Predictor, checkpoint
 from segkernel.config import load_config
+from segkernel.config.marks import to_builtin
 from segkernel.loading import make_model
-from segplug_datasets import image
+from segplug_datasets import Ensemble, image
 
 pytest.importorskip("segplug_deploy")
 CLASSES = ["sound", "crack"]
@@ -92,3 +93,44 @@ def test_a_file_only_predicts_on_request_with_the_exporter_that_is_named(trained
     assert seg_kernel("test", tmp_path / "my.yaml", out, *arguments, "--format-only", "--out", tmp_path / "labels") == 0
     assert "nothing to compare with" in capsys.readouterr().out
     assert image.read_mask(tmp_path / "labels" / "0.png").shape == (50, 66)
+
+
+def test_a_file_of_another_size_than_the_images_is_compared_at_its_own(trained, tmp_path):
+    out, drawn = tmp_path / "model.torchscript", tmp_path / "drawn"
+    arguments = ("--trust", "--dynamic", "none", "--size", "32x48", "--count", 2)
+    assert seg_kernel("export", trained, *arguments, "--out", out, "--show-dir", drawn) == 0
+    scores = json.loads((tmp_path / "model.torchscript.json").read_text())["scores"]
+    assert scores["model"] == scores["file"]
+    assert image.read(drawn / "1.png").shape == (32, 2 * 48, 3)
+
+
+def test_a_file_computes_in_its_own_precision_under_autocast(trained, tmp_path):
+    out = tmp_path / "model.torchscript"
+    assert seg_kernel("export", trained, "--trust", "--out", out, "--count", 1) == 0
+    file, images = Predictor(out, trust=True).model, torch.rand(1, 3, 50, 66)
+    expected = file(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(file(images), expected)
+
+
+def test_int8_is_not_calibrated_on_noise(trained, tmp_path, capsys):
+    for photo in (tmp_path / "photos").iterdir():
+        photo.unlink()
+    out = tmp_path / "model.onnx"
+    assert seg_kernel("export", trained, "--trust", "--precision", "int8", "--out", out) == 2
+    assert "name some by --image" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_several_models_are_tested_as_the_ensemble_that_predicts(trained, tmp_path, capsys):
+    torch.manual_seed(1)
+    config = load_config(tmp_path / "my.yaml", ["+data.preprocess={mean: [0, 0, 0], std: [255, 255, 255]}"])
+    meta = {"classes": CLASSES, "config": to_builtin(config.data)}
+    checkpoint.save(tmp_path / "other.pt", {"state_dict": make_model(config).state_dict(), "meta": meta})
+    models = trained, tmp_path / "other.pt"
+    assert seg_kernel("test", *models, "--trust", "--work-dir", tmp_path / "run", "--out", tmp_path / "labels") == 0
+    assert "mIoU" in capsys.readouterr().out.splitlines()[0]
+    ensemble = Ensemble([Predictor(model, trust=True) for model in models])
+    for index in range(3):
+        expected = ensemble(tmp_path / "photos" / f"{index}.png").labels
+        assert np.array_equal(image.read_mask(tmp_path / "labels" / f"{index}.png"), expected)

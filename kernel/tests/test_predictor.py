@@ -167,6 +167,7 @@ def test_an_image_in_memory_is_the_same_in_every_form(predictor):
     grey = predictor(np.repeat(pixels[..., :1], 3, 2)).labels
     for each in (pixels[..., 0], pixels[..., :1], tensor[None, ..., 0]):
         torch.testing.assert_close(predictor(each).labels, grey)
+    assert predictor(pixels[:3, :, 0]).labels.shape == (3, 30)  # three rows are no channels
     assert len(predictor(torch.stack([tensor, tensor]).unbind())) == 2
 
 

@@ -70,7 +70,7 @@ def to_pixels(source: Any, channels: int = 3) -> np.ndarray:
     array = np.asarray(to_array(source))
     shaped = array[..., None] if array.ndim == 2 else array
     for wanted in ((channels,), (1, 4) if channels == 3 else ()):
-        if axes := [axis for axis in (2, 0) if shaped.ndim == 3 and shaped.shape[axis] in wanted]:
+        if axes := [axis for axis in (2, 0)[: array.ndim - 1] if shaped.ndim == 3 and shaped.shape[axis] in wanted]:
             break
     if not axes or (len(axes) > 1 and array is not source):
         text = "could be (H, W, C) or (C, H, W): give an array (H, W, C)" if axes else "is none; several are a list"

@@ -82,6 +82,12 @@ def test_one_image_is_not_enough(predictor: Predictor, pairs: Path) -> None:
         predictor(pairs / "A" / "a.png")
 
 
+def test_second_images_are_refused_by_a_model_of_single_ones(pairs: Path) -> None:
+    single = Predictor(torch.nn.Conv2d(3, 2, 1), classes=["no", "yes"])
+    with pytest.raises(UsageError, match="takes single images"):
+        list(predict_images(single, pairs / "A", seconds=pairs / "B"))
+
+
 def test_images_without_partner_are_named(predictor: Predictor, pairs: Path) -> None:
     (pairs / "B" / "b.png").rename(pairs / "B" / "c.png")
     with pytest.raises(DataError, match=r"b\.png: is unpaired"):

@@ -97,6 +97,18 @@ def test_polygons_and_shares_are_those_of_the_labels(predictor: Predictor, scene
     assert (bands.max(0)[there] == np.take_along_axis(bands, labels.clip(0, 2)[None], 0)[0][there]).all()
 
 
+def test_an_overlay_is_drawn_in_windows(predictor: Predictor, scene: Path, tmp_path: Path) -> None:
+    list(predict_raster(predictor, scene, tmp_path, window=64, margin=32, formats=["overlays"], opacity=1))
+    with rasterio.open(scene) as source, rasterio.open(tmp_path / "pred" / "scene.tif") as file:
+        pixels, labels = source.read(), file.read(1)
+    with rasterio.open(tmp_path / "vis" / "scene.tif") as file:
+        drawn = file.read()
+        assert file.crs.to_epsg() == 32632
+    assert (drawn[:, labels == 1] == [[200], [160], [40]]).all()
+    plain = (labels == 0) | (labels == 255)
+    assert np.array_equal(drawn[:, plain], pixels[:, plain])
+
+
 def area(ring: Any) -> float:
     points = np.asarray(ring, float) - ring[0]
     return float(np.sum(points[:-1, 0] * points[1:, 1] - points[1:, 0] * points[:-1, 1])) / 2
@@ -131,6 +143,6 @@ def test_a_compression_that_only_gdal_reads_here_is_read(tmp_path: Path, monkeyp
 
 
 def test_bad_arguments_are_one_message(predictor: Predictor, scene: Path, tmp_path: Path) -> None:
-    for options, said in (({"window": 0}, "window 0"), ({"formats": ["overlays"]}, "overlays")):
+    for options, said in (({"window": 0}, "window 0"), ({"formats": ["colors"]}, "'colors' of a raster")):
         with pytest.raises(UsageError, match=said):
             list(predict_raster(predictor, scene, tmp_path / "out", **options))  # type: ignore[arg-type]

@@ -130,8 +130,8 @@ def evidence(pixels: np.ndarray, truth: np.ndarray, found: np.ndarray) -> Eviden
         what="one image",
         sources=[pixels],
         truths=[truth],
-        predict=lambda source: truth,
-        predictor=lambda path: lambda source: found,
+        predict=lambda source, size: truth,
+        predictor=lambda path: lambda source, size: found,
         classes=("road", "sky"),
     )
 
@@ -142,16 +142,14 @@ def test_the_loss_of_miou_is_certified_per_class_and_bounded(tmp_path, example, 
     wrong = np.where(truth == 255, 1, truth)
     wrong[0, 1] = 1  # one of eleven
     path = tmp_path / "a.torchscript"
-    exporter = segplug_deploy.TorchScriptExporter(dynamic=False, miou_loss=20)
+    exporter = segplug_deploy.TorchScriptExporter(miou_loss=20)
     line = exporter.export(Tiny(), path, example, METADATA, evidence(pixels, truth, wrong))
     assert "mIoU 100.00 -> 89.90" in line
     scores = json.loads(path.with_name("a.torchscript.json").read_text())["scores"]
     assert scores["classes"] == {"road": {"model": 100, "file": 90.909}, "sky": {"model": 100, "file": 88.889}}
     path.unlink()
     with pytest.raises(ExportError, match=r"loses 10\.10 points of mIoU, 100\.00 to 89\.90, on one image"):
-        segplug_deploy.TorchScriptExporter(dynamic=False).export(
-            Tiny(), path, example, METADATA, evidence(pixels, truth, wrong)
-        )
+        segplug_deploy.TorchScriptExporter().export(Tiny(), path, example, METADATA, evidence(pixels, truth, wrong))
     assert not path.exists()
 
 

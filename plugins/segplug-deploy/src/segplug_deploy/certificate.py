@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from segkernel.errors import ExportError
+from segkernel.image import opencv
 from segkernel.labels import IGNORE
 from segplug_deploy.graph import Graph
 from segplug_deploy.proof import Proof, prove, table
 from segplug_deploy.runtime import ExportedSegmentor
 
-Predict = Callable[[Any], np.ndarray]
-"""An image of the evidence to labels (H, W)."""
+Size = tuple[int, int]
+Predict = Callable[[Any, Size | None], np.ndarray]
+"""An image of the evidence, and the (height, width) to which it is resized, None for its own, to labels (H, W)."""
 PACKAGES = (
     "seg-kernel",
     "segplug-deploy",
@@ -214,17 +216,22 @@ def _scores(exported: ExportedSegmentor, evidence: Evidence) -> dict[str, Any]:
     if not labelled or evidence.predict is None or evidence.predictor is None:
         return {}
     both = {"model": evidence.predict, "file": evidence.predictor(exported.path)}
-    count = len(evidence.classes)
+    count, size = len(evidence.classes), exported.size
     ious = {}
     for name, predict in both.items():
-        matrix = sum((confusion(predict(source), truth, count) for source, truth in labelled), np.zeros((count, count)))
-        ious[name] = iou(matrix)
+        pairs = ((predict(source, size), _nearest(truth, size)) for source, truth in labelled)
+        counts = (confusion(labels, truth, count) for labels, truth in pairs)
+        ious[name] = iou(sum(counts, np.zeros((count, count))))
     means = {name: float(np.nanmean(values)) if np.isfinite(values).any() else 0.0 for name, values in ious.items()}
     classes = {
         name: {kind: _rounded(values[index]) for kind, values in ious.items()}
         for index, name in enumerate(evidence.classes)
     }
     return {"images": len(labelled), **means, "classes": classes}
+
+
+def _nearest(labels: np.ndarray, size: Size | None) -> np.ndarray:
+    return labels if size is None else opencv().resize(labels, size[::-1], interpolation=opencv().INTER_NEAREST)
 
 
 def _rounded(value: float) -> float | None:

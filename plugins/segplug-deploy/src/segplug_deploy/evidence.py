@@ -17,9 +17,11 @@ from segkernel.labels import Color
 from segkernel.loading import ambient_of, catalog_of
 from segkernel.predictor import Predictor
 from segkernel.sample import Sample
-from segplug_deploy.certificate import Evidence, Predict, counted
+from segplug_deploy.certificate import Evidence, Predict, Size, counted
 
 log = logging.getLogger(__name__)
+NOISE = "noise"
+"""What a file is verified on where the data cannot be read."""
 
 
 def evidence_for(
@@ -39,7 +41,7 @@ def evidence_for(
         calibration: Number of images of the validation set for an exporter that calibrates.
 
     Raises:
-        UsageError: When the config has no data and no images are given.
+        UsageError: When the config has no data and no images are given, or none that can be read to calibrate with.
     """
     config = predictor.config
     what, samples = _named(given), list(given)
@@ -48,7 +50,9 @@ def evidence_for(
     labels_only = getattr(getattr(exporter, "interface", None), "labels", False)
     calibrating = samples if given else []
     if getattr(exporter, "precision", "") == "int8" and not given:
-        _, calibrating = _of_data(config, ("val", "train", "test"), calibration)
+        what_calibrates, calibrating = _of_data(config, ("val", "train", "test"), calibration)
+        if what_calibrates == NOISE:  # the ranges of noise are not those of images
+            raise UsageError("int8 is calibrated on images, but the data cannot be read: name some by --image FILE")
 
     def open_file(path: Path) -> Predict:
         # The config in the file was just written by this process.
@@ -81,7 +85,7 @@ def _of_data(config: Config | None, parts: Sequence[str], count: int) -> tuple[s
         height, width = ((config and config.get("data")) or {}).get("crop_size") or (512, 512)
         why = str(error).partition("\n")[0]
         log.warning("%s\n    verifying on noise of %s x %s; --image takes an image instead", why, height, width)
-        return "noise", [np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)]
+        return NOISE, [np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)]
 
 
 def _dataset(config: Config | None, parts: Sequence[str]) -> tuple[str, Any]:
@@ -102,10 +106,13 @@ def _truth(sample: Any) -> np.ndarray | None:
 def _labels_by(predictor: Predictor, whole: bool) -> Predict:
     """Return a function that predicts labels, of whole images where the file can do no other."""
 
-    def predict(source: Any) -> np.ndarray:
+    def predict(source: Any, size: Size | None) -> np.ndarray:
         before, predictor.test_cfg = predictor.test_cfg, {"mode": "whole"} if whole else predictor.test_cfg
         try:
-            return predictor.predict(_first(predictor.read(source))).labels.numpy()
+            sample = predictor.prepare(_first(predictor.read(source)))
+            if size:
+                sample = Sample(image=image.opencv().resize(sample.image, size[::-1]), meta=sample.meta)
+            return predictor.predict_samples([sample])[0].labels.numpy()
         finally:
             predictor.test_cfg = before
 
@@ -116,8 +123,12 @@ def _first(pixels: Any) -> Any:
     return pixels[0] if isinstance(pixels, list) else pixels  # the slices of a volume
 
 
-def draw_pairs(evidence: Evidence, path: Path, folder: Path, palette: Sequence[Color], opacity: float) -> None:
+def draw_pairs(
+    evidence: Evidence, path: Path, folder: Path, palette: Sequence[Color], opacity: float, size: Size | None = None
+) -> None:
     """Write a picture of each image of the evidence: the model's labels beside those of the file.
+
+    ``size`` is the (height, width) to which images are resized, for a file of fixed size.
 
     Raises:
         UsageError: When the images are not RGB, or the labels not one class for each pixel.
@@ -130,7 +141,8 @@ def draw_pairs(evidence: Evidence, path: Path, folder: Path, palette: Sequence[C
         pixels = image.read(source) if isinstance(source, str | Path) else getattr(source, "image", source)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise UsageError(f"show_dir draws RGB images of 8 bits, not {pixels.shape} {pixels.dtype}")
-        panels = [_blended(pixels, colors[predict(source)], opacity) for predict in both]
+        pixels = image.opencv().resize(pixels, size[::-1]) if size else pixels
+        panels = [_blended(pixels, colors[predict(source, size)], opacity) for predict in both]
         image.opencv().imwrite(str(folder / f"{index}.png"), np.hstack(panels)[:, :, ::-1])
 
 

@@ -184,7 +184,8 @@ def export_model(
     extra = {"evidence": evidence} if isinstance(chosen, VerifiedExporter) else {}
     log.info("%s", chosen.export(predictor.model, path, example, metadata, **extra))
     if show_dir:
-        draw_pairs(evidence, path, Path(show_dir), predictor.palette, opacity)
+        fixed = None if getattr(chosen, "dynamic", True) is True else (example.shape[-2], example.shape[-1])
+        draw_pairs(evidence, path, Path(show_dir), predictor.palette, opacity, fixed)
     return path
 
 

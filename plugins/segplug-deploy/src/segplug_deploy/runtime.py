@@ -59,6 +59,12 @@ class ExportedSegmentor(Segmentor):
         self.shape: Shape = shape or tuple(self.metadata.get("shape") or (None,) * 4)
         self.pixels = Pixels(self.metadata.get("preprocess") or {}) if self.interface.preprocess else None
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the images that it takes; None for any."""
+        height, width = self.shape[2:]
+        return None if height is None or width is None else (height, width)
+
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Return the values of every output for normalised images (N, C, H, W), on their device.
 
@@ -68,7 +74,8 @@ class ExportedSegmentor(Segmentor):
         self._check(images)
         given = images.detach().float() if self.pixels is None else self.pixels.restore(images)
         try:
-            values = self.run(given.contiguous())
+            with torch.autocast(images.device.type, enabled=False):  # the file has the precision of its export
+                values = self.run(given.contiguous())
         except Exception as error:  # runtimes have no common base class; a graph that is wrong at this size fails here
             reason = first_line(error)
             shape = tuple(images.shape)
@@ -100,7 +107,14 @@ class ExportedSegmentor(Segmentor):
         if len(self.shape) != images.ndim or not fits:
             taken = "x".join("any" if size is None else str(size) for size in self.shape)
             given = "x".join(map(str, images.shape))
-            raise ExportError(f"{self.path}: takes images of {taken}, got {given}; export with dynamic: true")
+            raise ExportError(f"{self.path}: takes images of {taken}, got {given}; {self._how_to_fit()}")
+
+    def _how_to_fit(self) -> str:
+        hint = "export with dynamic: true"
+        if self.size is None or self.interface.labels:
+            return hint
+        windows = f"mode: slide, crop_size: {[*self.size]}, stride: {[*self.size]}"
+        return f"{hint}\n    or predict larger images in windows: 'evaluate.test_cfg={{{windows}}}'"
 
 
 def parse_metadata(stored: Mapping[str, str], path: Path) -> dict[str, Any]:

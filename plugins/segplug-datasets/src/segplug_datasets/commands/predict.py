@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from segkernel.cli import DEVICE, RANDOM_WEIGHTS, TRUST
-from segplug_datasets.commands.target import exporter_spec, split_overrides, tta_of
+from segplug_datasets.commands.target import exporter_spec, is_model, split_overrides, tta_of
 
-MODEL_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".pt2", ".xml", ".ts", ".engine", ".pte")
 FORMAT_HELP = (
     "Kinds of files, separated by commas: labels (class ids), overlays, both (these two), colors, probabilities (npz), "
     "probabilities-tiff (bytes), rle (COCO JSON), polygons (GeoJSON), shares (CSV); for rasters also geopackage. "
@@ -152,20 +151,16 @@ def command(
     if images:
         work.predict_images(images, seconds=seconds or None, wait_time=wait_time, **drawing)
     work.predict_videos(videos, smoothing=smoothing, frames=frames, **drawing)
-    work.predict_rasters(scenes, window=window or 1024, margin=margin)
+    work.predict_rasters(scenes, window=window or 1024, margin=margin, opacity=opacity)
     click.echo("\n".join(work.found()))
 
 
 def leading_models(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the further models, which come first, and the other arguments."""
     count = 0
-    while count < len(given) and _is_model(Path(given[count])):
+    while count < len(given) and is_model(given[count]):
         count += 1
     return list(given[:count]), list(given[count:])
-
-
-def _is_model(path: Path) -> bool:
-    return path.name.lower().endswith(MODEL_SUFFIXES) or (path / "checkpoints").is_dir()
 
 
 def _is_tiff(source: object) -> bool:
@@ -226,19 +221,22 @@ class _Work:
             rate = f"{count / seconds:.1f} frames per second"
             self._lines.append(f"{path}: {count} frames predicted on {self.predictor.device}, {rate}")
 
-    def predict_rasters(self, rasters: Sequence[Path], window: int, margin: int) -> None:
+    def predict_rasters(self, rasters: Sequence[Path], window: int, margin: int, opacity: float) -> None:
         """Predict one raster after the other, in windows."""
         from segplug_datasets.predict.scenes import predict_raster
         from segplug_datasets.predict.sources import output_names
         from segplug_datasets.raster_file import open_raster
 
         for name, path in zip(output_names(rasters), rasters):
-            self._expect({"pred": "labels", "polygons": "polygons", "probabilities": "probabilities"})
+            self._expect(
+                {"pred": "labels", "vis": "overlays", "polygons": "polygons", "probabilities": "probabilities"}
+            )
             height, width = open_raster(str(path)).size
             total = -(-height // window) * -(-width // window)
             options: dict[str, Any] = {
                 "window": window,
                 "margin": margin,
+                "opacity": opacity,
                 "formats": self.formats or ("labels",),
                 "name": name,
             }

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from segplug_datasets.doctor.parts import Part
     from segplug_datasets.doctor.sample_info import SampleInfo
 
+MODEL_SUFFIXES = (
+    *(".pt", ".pth", ".ckpt", ".safetensors"),
+    *(".onnx", ".xml", ".torchscript", ".pt2", ".aoti", ".pte", ".mlpackage", ".engine"),
+)
 _OPTIONS = (
     click.argument(
         "target", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...", help="A config, and changes of it; none with --images."
@@ -77,6 +81,11 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     ]
     files = [entry for entry, known in zip(arguments, is_file) if known]
     return [entry for entry, known in zip(arguments, is_file) if not known], files
+
+
+def is_model(argument: str) -> bool:
+    """Whether an argument names a run directory, a checkpoint or an exported file."""
+    return argument.lower().endswith(MODEL_SUFFIXES) or Path(argument, "checkpoints").is_dir()
 
 
 def tta_of(config: Mapping[str, Any] | None) -> TTA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from segkernel.cli import DEVICE, TRUST
 from segkernel.errors import UsageError
-from segplug_datasets.commands.target import exporter_spec, split_overrides, tta_of
+from segplug_datasets.commands.target import exporter_spec, is_model, split_overrides, tta_of
 
 if TYPE_CHECKING:
     from segkernel import Runner
@@ -20,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 @click.command("test")
-@click.argument("config", help="A config; or a run directory or checkpoint, then without WEIGHTS.")
+@click.argument("config", help="A config; or a run directory or checkpoint, which is a model, too.")
 @click.argument(
     "others",
     nargs=-1,
-    metavar="[WEIGHTS] [KEY=VALUE]...",
-    help="A checkpoint or an exported file, and changes of the config.",
+    metavar="[WEIGHTS]... [KEY=VALUE]...",
+    help="Checkpoints, run directories or exported files, and changes of the config.",
 )
 @click.option(
     "--out", "labels_dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a label PNG for every image."
@@ -53,23 +54,27 @@ def command(
 ) -> None:
     """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run.
 
+    Several models are an ensemble, as in `seg-kernel predict`: their probabilities are averaged.
+
     \b
     Examples:
       seg-kernel test best.pt
       seg-kernel test my.yaml best.pt --tta
+      seg-kernel test runs/a runs/b
       seg-kernel test my.yaml model.onnx --show-dir overlays
     """
     from segplug_datasets.pictures_hook import PicturesHook
 
     overrides, weights = split_overrides(others)
-    if len(weights) > 1:
-        hint = "an ensemble is for seg-kernel predict"
-        raise click.UsageError(f"expected one WEIGHTS file, not {len(weights)}: {' '.join(weights)}; {hint}")
+    models = [config, *weights] if is_model(config) else weights
     overrides += [f"+engine.device={device}"] if device else []
     overrides += ["+evaluate.format_only=true"] if format_only else []
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
     hooks = [PicturesHook(count=0, **pictures)] if show_dir or labels_dir or pictures["show"] else []
-    runner = _make_test(config, weights[0] if weights else None, overrides, work_dir, tta, hooks, trust, exporter)
+    if len(models) > 1:
+        runner = _make_ensemble_test(config, models, overrides, work_dir, tta, hooks, trust, exporter)
+    else:
+        runner = _make_test(config, weights[0] if weights else None, overrides, work_dir, tta, hooks, trust, exporter)
     try:
         metrics = runner.test()
     finally:
@@ -105,3 +110,45 @@ def _make_test(
         runner.iteration = iteration  # of the weights, for the log
     runner.evaluation.tta = tta_of(loaded.config) if tta else None
     return runner
+
+
+def _make_ensemble_test(
+    config: str,
+    models: Sequence[str],
+    overrides: Sequence[str],
+    work_dir: str | None,
+    tta: bool,
+    hooks: Sequence[Any],
+    trust: bool,
+    exporter: str | None,
+) -> Runner:
+    """Return a runner that tests an ensemble on the data of the config, or of the first model."""
+    from segkernel import Predictor
+    from segkernel.errors import CheckpointError
+    from segkernel.experiment import make_runner
+    from segkernel.loading import load_model
+    from segplug_datasets.predict.ensemble import Ensemble, as_segmentor
+
+    def predictor_of(model: str) -> Predictor:
+        options: dict[str, Any] = {"overrides": overrides, "exporter": exporter_spec(exporter), "trust": trust}
+        try:
+            return Predictor(model, **options)
+        except CheckpointError:  # weights without their config
+            return Predictor(config, model, **options)
+
+    log.info("an ensemble of %d models: %s", len(models), ", ".join(models))
+    predictors = [predictor_of(model) for model in models]
+    for each in predictors:
+        each.tta = tta_of(each.config) if tta else None
+    ensemble = Ensemble(predictors)
+    if getattr(ensemble.reader, "takes_pairs", False):
+        raise UsageError("an ensemble of models that compare two images cannot be tested; seg-kernel predict runs it")
+    # Images reach the ensemble one by one and unchanged, as each model has its own transforms.
+    channels = predictors[0].preprocessor.mean.shape[1]
+    plain = {"data.eval_transforms": [], "data.eval_batch": 1, "evaluate.test_cfg": {"mode": "whole"}}
+    plain |= {"data.preprocess": {"mean": [0.0] * channels, "std": [1.0] * channels}}
+    changes = [f"+{key}={json.dumps(value)}" for key, value in plain.items()]
+    loaded = load_model(config, None, [*overrides, *changes], trust=trust)
+    if loaded.config is None:
+        raise UsageError(f"{config}: has no data to test on; give a config first, then the models")
+    return make_runner(loaded.config, work_dir, training=False, model=as_segmentor(ensemble), hooks=hooks)

@@ -2,11 +2,14 @@
 
 predictor = Ensemble([Predictor("a.pt"), Predictor("b.pt")])
 for prediction in predict_images(predictor, "photos/", "predictions"): ...
+
+`as_segmentor` makes it the model of a test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +19,10 @@ from segplug_datasets.visualize import draws_itself
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from segkernel import Predictor
+    from segkernel.interfaces.model import Segmentor
     from segkernel.sample import Prediction, Sample
 
 
@@ -89,3 +94,33 @@ class _Main:
 
     def __init__(self, output: Any) -> None:
         self.outputs = {"seg": output}
+
+
+def as_segmentor(ensemble: Ensemble) -> Segmentor:
+    """Return an ensemble as the model of a test: images as they were read to their probabilities, at their size.
+
+    Each model of the ensemble does its own preprocessing, windows and test-time augmentation.
+    """
+    import torch
+
+    from segkernel.interfaces.model import Segmentor
+
+    class EnsembleModel(Segmentor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outputs = {"seg": replace(ensemble.model.outputs["seg"], activation="none")}
+            self.test_cfg = {"mode": "whole"}
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.predict(images)["seg"]
+
+        def predict(self, images: Tensor) -> dict[str, Tensor]:
+            whole = images.to(torch.uint8)  # as they were in the file; a transform may treat floats in another way
+            given = (whole if torch.equal(whole.to(images.dtype), images) else images).permute(0, 2, 3, 1).cpu().numpy()
+            found = ensemble.predict_samples([ensemble.prepare(each) for each in given], probabilities=True)
+            return {"seg": torch.stack([each["seg_probabilities"] for each in found]).to(images.device)}
+
+        def loss(self, images: Tensor, targets: Any) -> dict[str, Tensor]:
+            raise UsageError("an ensemble only predicts; train its models one by one")
+
+    return EnsembleModel()

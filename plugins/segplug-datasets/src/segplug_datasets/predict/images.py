@@ -81,7 +81,7 @@ def predict_images(
     Raises:
         UnusableImages: At the end, when some of several images could not be predicted.
         DataError: When a single image cannot be predicted.
-        UsageError: A video, or an unknown format.
+        UsageError: A video, an unknown format, or ``seconds`` for a model of single images.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be 1 or more, not {batch_size}")
@@ -92,6 +92,8 @@ def predict_images(
     if video := next(filter(is_video, sources), None):
         raise UsageError(f"{video}: is a video; predict_video predicts it")
     names = output_names(sources)
+    if seconds is not None and not getattr(predictor.reader, "takes_pairs", False):
+        raise UsageError("the model takes single images; second images are for models that compare two")
     sources = sources if seconds is None else pairs(sources, collect_images(seconds))
     items = [_Item(index, *entry) for index, entry in enumerate(zip(names, sources))]
     output = predictor.model.outputs["seg"]

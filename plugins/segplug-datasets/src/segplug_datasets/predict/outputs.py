@@ -343,15 +343,15 @@ class Outputs:
             file.close()
 
 
-def check_formats(formats: Sequence[str], known: Sequence[str] | dict[str, Any]) -> None:
-    """Check the names of formats.
+def check_formats(formats: Sequence[str], known: Sequence[str] | dict[str, Any], what: str = "") -> None:
+    """Check the names of formats; ``what`` is added to them in the message.
 
     Raises:
         UsageError: When one is unknown.
     """
     for name in formats:
         if name not in known:
-            raise UsageError(f"unknown format {name!r}; {suggest(name, list(known))}")
+            raise UsageError(f"unknown format {name!r}{what}; {suggest(name, list(known))}")
 
 
 def map_outputs(predictor: Any) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.files import relative_path
 from segkernel.labels import IGNORE
+from segplug_datasets.image import overlay
 from segplug_datasets.optional_deps import require_package
 from segplug_datasets.predict.outputs import as_bytes, check_formats, shares, write_table
 from segplug_datasets.predict.stream import Behind, prefetched
@@ -27,7 +28,7 @@ from segplug_datasets.raster_file import Window, open_raster
 from segplug_datasets.visualize import background_ids, draws_itself
 from segplug_datasets.writing import written
 
-SCENE_FORMATS = ("labels", "probabilities-tiff", "polygons", "geopackage", "shares")
+SCENE_FORMATS = ("labels", "overlays", "probabilities-tiff", "polygons", "geopackage", "shares")
 SUFFIXES = (".tif", ".tiff")
 LARGE = 2**26
 """Pixels above which ``seg-kernel predict`` reads a raster in windows."""
@@ -54,6 +55,7 @@ def predict_raster(
     window: int = 1024,
     margin: int = 128,
     formats: Sequence[str] = ("labels",),
+    opacity: float = 0.5,
     name: str | None = None,
 ) -> Iterator[Window]:
     """Predict a raster in windows; yield each window when it is predicted. Files are complete at the end.
@@ -66,10 +68,12 @@ def predict_raster(
         margin: Pixels around a window that are predicted and cut off. Predictions equal those of the whole raster only
             if both are multiples of the model's largest stride.
         formats: ``labels``, always written: ``pred/NAME.tif``, tiled, compressed, with the raster's georeference and
-            the colours of the classes; 255 where it has no data. ``probabilities-tiff``:
+            the colours of the classes; 255 where it has no data. ``overlays``: ``vis/NAME.tif``, the classes in colour
+            over the raster, where that has 8 bits. ``probabilities-tiff``:
             ``probabilities/NAME.tif``, a band of bytes per class. ``polygons``, as GeoJSON, and ``geopackage``: in
             ``polygons``, in the raster's coordinates, without a background. ``shares``: ``NAME_shares.csv``, percent of
             the pixels with data.
+        opacity: Opacity of the classes' colours in an overlay, above 0, at most 1.
         name: Name of the files; that of the raster when None.
 
     Raises:
@@ -79,30 +83,27 @@ def predict_raster(
     """
     if window < 1 or margin < 0:
         raise UsageError(f"window {window} must be 1 or more, margin {margin} 0 or more")
-    check_formats(formats, SCENE_FORMATS)
+    check_formats(formats, SCENE_FORMATS, " of a raster")
     output = predictor.model.outputs["seg"]
     if predictor.labels.task == "multilabel" or not output.classes or draws_itself(output):
         raise UsageError("rasters are predicted in windows for one class per pixel; this model predicts other values")
     read, (height, width) = _reader(predictor, str(path)), open_raster(str(path)).size
     rasterio = _rasterio()
     called, folder = name or Path(path).stem, Path(out_dir)
-    labels_path = folder / "pred" / relative_path(f"{called}.tif")
-    counts = np.zeros(256, np.int64)
+    file_name, counts = relative_path(f"{called}.tif"), np.zeros(256, np.int64)
+    labels_path, plain = folder / "pred" / file_name, background_ids(predictor.classes)
     several = "probabilities-tiff" in formats
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64))  # MB
-        try:
-            with rasterio.open(path) as source:
-                profile = _profile(source.profile)
-        except rasterio.errors.RasterioError as error:
-            raise DataError(f"cannot be read by rasterio: {error}", path) from error
+        profile = _profile(rasterio, path)
         classes = stack.enter_context(_Tiff(rasterio, labels_path, {**profile, "count": 1, "nodata": IGNORE}))
         classes.file.write_colormap(1, {number: (*color, 255) for number, color in enumerate(predictor.palette)})
-        files = [classes]
         if several:
             bands = {**profile, "count": len(predictor.classes), "interleave": "band"}
-            place = folder / "probabilities" / labels_path.name
-            files.append(stack.enter_context(_Tiff(rasterio, place, bands)))
+            maps = stack.enter_context(_Tiff(rasterio, folder / "probabilities" / file_name, bands))
+        if "overlays" in formats:
+            bands = {**profile, "count": 3, "interleave": "pixel", "photometric": "rgb"}
+            drawn = stack.enter_context(_Tiff(rasterio, folder / "vis" / file_name, bands))
         write = stack.enter_context(Behind(threads=1, most=2))
         windows = _grid((height, width), window)
         parts = prefetched((part, *read(_with_margin(part, margin, (height, width)))) for part in windows)
@@ -116,7 +117,10 @@ def predict_raster(
             counts += np.bincount(ids.ravel(), minlength=256)
             write(classes.write, ids[None], part)
             if several:
-                write(files[1].write, as_bytes(prediction["seg_probabilities"].numpy()[:, rows, columns]), part)
+                write(maps.write, as_bytes(prediction["seg_probabilities"].numpy()[:, rows, columns]), part)
+            if "overlays" in formats:
+                painted = overlay(_of_8_bits(pixels[rows, columns]), ids, predictor.palette, opacity, plain)
+                write(drawn.write, painted.transpose(2, 0, 1), part)
             yield part
     _write_vectors(rasterio, labels_path, folder / "polygons", called, predictor.classes, formats)
     if "shares" in formats:
@@ -155,8 +159,13 @@ class _Tiff:
         self.file.write(bands, window=place)
 
 
-def _profile(source: Any) -> dict[str, Any]:
-    kept = {key: source[key] for key in ("width", "height", "crs", "transform")}
+def _profile(rasterio: Any, path: str | Path) -> dict[str, Any]:
+    """Return what written files have in common: size and georeference of the raster, tiles."""
+    try:
+        with rasterio.open(path) as source:
+            kept = {key: source.profile[key] for key in ("width", "height", "crs", "transform")}
+    except rasterio.errors.RasterioError as error:
+        raise DataError(f"cannot be read by rasterio: {error}", path) from error
     tiles = {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate"}
     return {"driver": "GTiff", "dtype": "uint8", "BIGTIFF": "IF_SAFER", **kept, **tiles}
 
@@ -192,6 +201,12 @@ def _reader(predictor: Any, path: str) -> Callable[[Window], tuple[Window, np.nd
         return window, pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8), missing
 
     return read
+
+
+def _of_8_bits(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint8:  # windows would be stretched differently
+        raise UsageError(f"overlays of a raster need images of 8 bits, not {pixels.dtype}")
+    return pixels
 
 
 def _write_vectors(
