@@ -18,12 +18,14 @@ from segplug_datasets.annotations.outline import outline
 from segplug_datasets.annotations.raster import polygon
 from segplug_datasets.cityscapes import CityscapesDataset
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints, ObjectValues, Polygons, mirrored_points
-from segplug_datasets.geometry import Crop, Flip, Pad, Resize
+from segplug_datasets.geometry import Crop, Flip, Pad, Resize, Warp
 from segplug_datasets.transforms import layers
 from segplug_datasets.transforms.layers import Layer, composite
-from segplug_datasets.transforms.warp import QuarterTurn
+from segplug_datasets.transforms.objects import AspectCrop, FilterAnnotations
+from segplug_datasets.transforms.warp import QuarterTurn, _turn, about_center
 
 SHARED = Path(__file__).parents[4] / "shared/data"
+RNG = np.random.default_rng(0)
 NAMES = ("nose", "left_eye", "right_eye")
 
 
@@ -132,6 +134,52 @@ def test_objects_of_a_batch_are_lists() -> None:
     assert [tuple(boxes.shape) for boxes in targets["boxes"]] == [(1, 4), (0, 4)]
     assert [tuple(masks.shape) for masks in targets["bitmaps"]] == [(1, 40, 60), (0, 40, 60)]
     assert [tuple(polygons["points"].shape) for polygons in targets["instances"]] == [(4, 2), (0, 2)]
+
+
+# ---------------------------------------------------------------- small objects, long images
+
+
+def test_small_objects_are_left_out_and_empty_samples_rejected() -> None:
+    sample = street((2, 2), (30, 20), (55, 30)).apply(Crop(0, 0, 40, 57))
+    wide = FilterAnnotations((2, 2))(sample, RNG)
+    assert wide is not None
+    assert wide["classes"].array.tolist() == [0, 1]
+    assert [wide[name].count for name in wide] == [2] * 6
+    assert FilterAnnotations((0, 0), min_gt_mask_area=65)(street((2, 2)), RNG) is None
+    assert FilterAnnotations((0, 0), min_gt_mask_area=64)(street((2, 2)), RNG) is not None
+    assert FilterAnnotations((9, 9), reject_empty=False)(street((2, 2)), RNG) is not None
+    assert FilterAnnotations(min_keypoints=4)(street((2, 2)), RNG) is None
+    crowd = street((2, 2))
+    crowd["crowd"].array[0] = True
+    assert FilterAnnotations()(crowd, RNG) is None
+
+
+def test_boxes_are_put_around_the_pixels_of_masks() -> None:
+    turned = street((20, 10), (40, 20)).apply(Warp(about_center(_turn(0.7), (40, 60)), (40, 60)))
+    loose = turned["boxes"].array
+    tight = FilterAnnotations(recompute_boxes=True)(turned, RNG)
+    assert tight is not None
+    masks = turned["instances"].masks((40, 60))
+    for number, box in enumerate(tight["boxes"].array.tolist()):
+        rows, columns = np.nonzero(masks[..., number])
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert (tight["boxes"].array[:, :2] >= np.floor(loose[:, :2])).all()
+
+
+@pytest.mark.parametrize(("size", "goal"), [((40, 60), (40, 60)), ((100, 20), (40, 20)), ((20, 100), (20, 30))])
+def test_long_images_are_cropped_around_their_objects(size: tuple[int, int], goal: tuple[int, int]) -> None:
+    crop, places = AspectCrop(0.5, 1.5), set()
+    for seed in range(20):
+        (x, y), rng = (40 if size[1] > 60 else 3, 50 if size[0] > 60 else 3), np.random.default_rng(seed)
+        cut = crop(street((x, y), (x + 8, y + 4), size=size), rng)
+        assert cut.size == goal
+        assert cut["boxes"].array[0].tolist()[2:] == (cut["boxes"].array[0, :2] + 8).tolist()
+        assert cut["boxes"].count == 2
+        places.add(tuple(cut["boxes"].array[0, :2].tolist()))
+        far = crop(street((x, y - 48 if size[0] > 60 else y), (x, y + 40 if size[0] > 60 else y), size=size), rng)
+        assert far["boxes"].count >= 1
+        assert crop(street(size=size), rng).size == goal
+    assert (len(places) > 5) == (goal != size)
 
 
 # ---------------------------------------------------------------- data sets of masks

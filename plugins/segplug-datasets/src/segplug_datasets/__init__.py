@@ -108,6 +108,8 @@ if TYPE_CHECKING:
     from segplug_datasets.transforms.mix import MixUp as MixUp
     from segplug_datasets.transforms.mosaic import Mosaic as Mosaic
     from segplug_datasets.transforms.mosaic import RandomMosaic as RandomMosaic
+    from segplug_datasets.transforms.objects import AspectCrop as AspectCrop
+    from segplug_datasets.transforms.objects import FilterAnnotations as FilterAnnotations
     from segplug_datasets.transforms.place import CenterCrop as CenterCrop
     from segplug_datasets.transforms.place import Pad as Pad
     from segplug_datasets.transforms.place import RandomCrop as RandomCrop
@@ -143,6 +145,7 @@ _HOMES = {
     "ADE20KDataset": ".ade20k",
     "AdjustGamma": ".transforms.color",
     "Albu": ".transforms.albu",
+    "AspectCrop": ".transforms.objects",
     "AspectRatioGroups": ".samplers",
     "BDD100KDataset": ".bdd100k",
     "BalancedSampler": ".samplers",
@@ -185,6 +188,7 @@ _HOMES = {
     "ElasticTransform": ".transforms.warp",
     "Ensemble": ".predict.ensemble",
     "EvaluationReport": ".report.hook",
+    "FilterAnnotations": ".transforms.objects",
     "FolderDataset": ".files",
     "GaussianBlur": ".transforms.intensity",
     "GaussianNoise": ".transforms.intensity",

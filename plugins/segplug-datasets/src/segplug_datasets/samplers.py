@@ -199,8 +199,9 @@ class AspectRatioGroups(_ByContent):
         return np.concatenate([shuffled[:head], mixed, shuffled[head + whole :]])
 
     def _ratios(self, dataset: Dataset) -> np.ndarray:
-        height, width = self._index(dataset).sizes.T
-        return width / np.maximum(height, 1)
+        sizes = getattr(dataset, "image_sizes", None)  # known without reading images
+        height, width = (self._index(dataset).sizes if sizes is None else sizes).T
+        return np.asarray(width / np.maximum(height, 1))
 
     def _batches(self, indices: np.ndarray, ratios: np.ndarray, batch: int) -> np.ndarray:
         """Return (batches, batch) indices."""

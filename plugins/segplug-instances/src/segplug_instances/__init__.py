@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segplug_instances.output import Instances as Instances
     from segplug_instances.resnet import DetectionResNet as DetectionResNet
     from segplug_instances.resnet import FrozenBatchNorm2d as FrozenBatchNorm2d
+    from segplug_instances.transforms import DetectionResize as DetectionResize
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
     from segplug_instances.weight_formats.detectron import DetectronPickle as DetectronPickle
     from segplug_instances.weight_formats.detectron import DetectronPyTorch as DetectronPyTorch
@@ -31,6 +32,7 @@ _HOMES = {
     "Convention": ".conventions",
     "DetectionFPN": ".fpn",
     "DetectionResNet": ".resnet",
+    "DetectionResize": ".transforms",
     "DetectronBlobs": ".weight_formats.detectron",
     "DetectronPickle": ".weight_formats.detectron",
     "DetectronPyTorch": ".weight_formats.detectron",

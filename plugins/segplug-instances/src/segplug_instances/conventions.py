@@ -59,6 +59,9 @@ class Convention:
         keypoint_score: ``resized``: softmax over the heat map at the size of the box. ``map``: of its peak over the
             heat map as predicted. ``logit``: the logit of the peak.
         late_keypoints: Whether heat maps are resized to boxes in the original image, rather than in the model's input.
+        resize: How images are resized. ``detectron``: by one factor for both axes, to the nearest size, interpolating
+            numbers with fractions. ``pillow``: to the nearest size, as Pillow does, with bytes. ``torch``: to the size
+            rounded down, interpolating numbers with fractions.
     """
 
     name: ConventionName
@@ -87,6 +90,7 @@ class Convention:
     paste_by_grid: bool
     keypoint_centre: float
     keypoint_score: Literal["resized", "map", "logit"]
+    resize: Literal["detectron", "pillow", "torch"]
     late_keypoints: bool
 
     @property
@@ -122,6 +126,7 @@ DETECTRON = Convention(
     paste_by_grid=False,
     keypoint_centre=0.0,
     keypoint_score="resized",
+    resize="detectron",
     late_keypoints=True,
 )
 DETECTRON_PYTORCH = replace(DETECTRON, name="detectron_pytorch", min_size="scaled", scarce_negatives=False)
@@ -152,6 +157,7 @@ DETECTRON2 = Convention(
     paste_by_grid=True,
     keypoint_centre=0.5,
     keypoint_score="map",
+    resize="pillow",
     late_keypoints=False,
 )
 TORCHVISION = replace(
@@ -170,6 +176,7 @@ TORCHVISION = replace(
     paste_by_grid=False,
     keypoint_centre=0.0,
     keypoint_score="logit",
+    resize="torch",
 )
 
 

@@ -129,6 +129,12 @@ class CocoInstanceDataset(ShapeDataset):
         self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()]
 
     @property
+    def image_sizes(self) -> np.ndarray | None:
+        """(N, 2) height and width of each image in the file; None if it lacks some."""
+        sizes: np.ndarray = self._keys[:, 2:4]  # type: ignore[call-overload]
+        return sizes if sizes.all() else None
+
+    @property
     def category_ids(self) -> tuple[Any, ...]:
         """The file's category id of each class, the first of those that are merged; None for the background."""
         ids: dict[int, Any] = {}
