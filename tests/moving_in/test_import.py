@@ -71,7 +71,7 @@ def test_a_config_of_1_x_is_translated() -> None:
     assert config["engine"] == {"amp": "float16"}
     assert config["hooks"] == [
         {"type": "EMAHook", "momentum": 0.001},
-        {"type": "CheckpointHook", "interval": 1000, "keep": 2, "best": "mFscore"},
+        {"type": "CheckpointHook", "interval": 500, "keep": 2, "best": "mFscore"},
         {"type": "TensorBoardHook"},
     ]
     assert config["evaluate"] == {"metrics": [{"type": "IoUMetric", "iou_metrics": ["mIoU", "mFscore"]}]}
@@ -154,6 +154,30 @@ def test_a_python_file_is_a_config() -> None:
     assert load_config({"_base_": str(PSPNET)})["schedule"]["iterations"] == 40000
 
 
+def test_yaml_and_json_files_with_their_sections_are_configs_too(tmp_path: Path) -> None:
+    path = CONFIGS / "v1" / "model.yaml"
+    assert load_config(str(path)).data == resolved(import_config(path)).data
+    (tmp_path / "theirs.json").write_text('{"model": {"type": "A"}, "train_dataloader": {"batch_size": 3}}')
+    (tmp_path / "ours.yaml").write_text("_base_: theirs.json\nschedule: {iterations: 5}")
+    config = load_config(str(tmp_path / "ours.yaml"))
+    assert (config["optim"]["batch_size"], config["schedule"]["iterations"]) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {batch_size: 2}\ntrain_dataloader: {batch_size: 3}", "train_dataloader: unknown section"),
+        ("model: {type: A}\noptimizer: {type: SGD}", "it is optim.optimizer"),
+        ("_base_: ours.yaml\ntrain_dataloader: {batch_size: 3}", "optim is no section of a config of MMSegmentation"),
+    ],
+)
+def test_a_file_with_sections_of_both_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "ours.yaml").write_text("optim: {batch_size: 2}")
+    (tmp_path / "mixed.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(tmp_path / "mixed.yaml"))
+
+
 def test_a_base_that_is_missing_is_the_packaged_one(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     base = "./pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py"
@@ -189,6 +213,19 @@ def test_names_that_are_not_read_and_types_that_are_not_installed_are_noted(tmp_
         "train_cfg.norm",
         "model.decode_head.type",
     ]
+
+
+def test_views_of_tests_are_noted_unless_they_are_the_usual_ones(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    for scales, found in (("0.5, 0.75, 1.0, 1.25, 1.5, 1.75", []), ("0.5, 2.0", ["[0.5, 2.0], flip: true"])):
+        path.write_text(
+            f"model = dict(type='A')\nresizes = [dict(type='Resize', scale_factor=r) for r in [{scales}]]\n"
+            "flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]\n"
+            "tta_pipeline = [dict(type='TestTimeAug', transforms=[resizes, flips, [dict(type='PackSegInputs')]])]\n"
+        )
+        notes = [str(note) for note in import_config(path).notes if note.what == "TestTimeAug"]
+        assert len(notes) == len(found)
+        assert all(part in note for part, note in zip(found, notes))
 
 
 def test_a_python_file_and_a_checkpoint_are_a_predictor(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Layers:
         """
         path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
         is_yaml = path.suffix in YAML and "::" not in name
-        hit = None if is_yaml else self._find(str(path) if path.exists() else name, asked)
+        hit = None if is_yaml and not path.exists() else self._find(str(path) if path.exists() else name, asked)
         if hit is None:
             if not (is_yaml or path.exists() or "/" in name or os.sep in name):
                 raise self._unknown(name, asked)

@@ -186,6 +186,9 @@ MOVED = SECTIONS | ARGUMENTS | TRANSFORMS | HOOKS | OTHER_COMPONENTS | TOOLS
 PAGE = "moving-in-names/"
 """The address of the page on these names, relative to that of the documentation site."""
 
+GUIDE = "moving-in/"
+"""The address of the page on configs, checkpoints and results."""
+
 
 def former_name(name: str) -> str:
     """Return the equivalent of a name from MMSegmentation and its packages, with the page; "" for other names."""

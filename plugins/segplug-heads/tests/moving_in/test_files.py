@@ -64,6 +64,22 @@ def test_names_of_mmsegmentation_are_looked_up_in_a_folder(tmp_path: Path) -> No
     assert read_config(path, folder).config == {"x": 1}
 
 
+def test_names_of_other_packages_are_looked_up_where_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mmpretrain/.mim/configs/_base_/old.py", "mmpretrain/configs/_base_/new.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("x = 1")
+    (tmp_path / "mmpretrain" / "__init__.py").write_text("raise SystemExit('is not imported')")
+    path = write(tmp_path, config="_base_ = 'mmpretrain::_base_/old.py'")
+    with pytest.raises(ConfigError, match="it is read if mmpretrain is installed"):
+        read_config(path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_config(path).config == {"x": 1}
+    path = write(tmp_path, config="with read_base():\n    from mmpretrain.configs._base_.new import *")
+    assert read_config(path).config == {"x": 1}
+
+
 def test_places_are_those_of_the_files(tmp_path: Path) -> None:
     found = read_config(write(tmp_path, base="\nx = dict(a=1)", config="_base_ = 'base.py'\nx = dict(b=2)"))
     assert place_of(found.config["x"], "a") == f"{tmp_path / 'base.py'}:2:12"

@@ -37,6 +37,7 @@ def command(
       seg-kernel import my_segformer.py --full -o configs/my_segformer.yaml
     """
     from segkernel.errors import UsageError
+    from segplug_heads.former_names import GUIDE
     from segplug_heads.moving_in.importing import import_config
     from segplug_heads.moving_in.written import written
 
@@ -50,7 +51,7 @@ def command(
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
-        click.echo(f"{target}: MMSegmentation {imported.version}, {_base(imported.base)}")
+        click.echo(f"{target}: MMSegmentation {imported.version}, {_base(imported.base)} (docs: {GUIDE})")
     for note in imported.notes:
         click.echo(f"  {note}", err=True)
     if output != "-":

@@ -19,6 +19,9 @@ from segkernel.errors import Problem
 from segplug_heads.configs.experiments import Experiment, add_layers, find_experiment, list_experiments, unknown
 from segplug_heads.configs.zoo import find_zoos, label_of
 
+FILES = (".yaml", ".yml", ".json", ".py")
+"""Suffixes of config files, which no name ends with."""
+
 
 class ZooSource:
     """Looks names up in ``./local_configs`` and then in the zoo of every installed package.
@@ -36,9 +39,7 @@ class ZooSource:
         Raises:
             ConfigError: As `find_experiment`.
         """
-        if name.endswith(".py"):
-            return None
-        if "::" not in name and ("/" in name or os.sep in name):
+        if "::" not in name and ("/" in name or os.sep in name or name.endswith(FILES)):
             return None
         found = find_experiment(name, self.zoos, asked)
         return found.path if found is not None and found.family is None else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from segkernel.config.marks import MarkedDict, MarkedList
-from segplug_heads.moving_in.marking import made, plain, put, where
+from segplug_heads.moving_in.marking import kind_of, made, plain, put, section, where
 from segplug_heads.moving_in.names import translate
 from segplug_heads.moving_in.notes import Notes
 
@@ -21,6 +21,7 @@ PACKING = ("PackSegInputs",)
 _MACHINE = ("file_client_args", "imdecode_backend", "backend_args", "to_float32", "lazy_init", "serialize_data")
 """Arguments that choose how files are read, not what they mean."""
 
+_COLLATES = ("pseudo_collate", "default_collate")
 _LOADER = ("batch_size", "num_workers", "dataset", "sampler", "persistent_workers", "pin_memory", "drop_last")
 _SAMPLERS = ("InfiniteSampler", "DefaultSampler")
 _USUAL_WORKERS = 4
@@ -75,34 +76,29 @@ def data_section(config: MarkedDict, notes: Notes) -> MarkedDict:
 
 
 def _counts_iterations(config: MarkedDict) -> bool:
-    loop = config.get("train_cfg")
-    return isinstance(loop, MarkedDict) and "max_iters" in loop
+    return "max_iters" in section(config, "train_cfg")
 
 
 def _unrepeated(spec: MarkedDict) -> MarkedDict:
     """Return what a data set repeats: training draws without end, so that only the length of an epoch changes."""
-    while spec.get("type") == "RepeatDataset" and isinstance(spec.get("dataset"), MarkedDict):
+    while spec.get("type") == "RepeatDataset" and section(spec, "dataset"):
         spec = spec["dataset"]
     return spec
 
 
 def _loader(config: MarkedDict, name: str, notes: Notes) -> MarkedDict:
-    loader = config.get(name)
-    if not isinstance(loader, MarkedDict):
-        return MarkedDict()
-    notes.rest(loader, _LOADER, name)
-    sampler = loader.get("sampler")
-    if isinstance(sampler, MarkedDict) and str(sampler.get("type")).rpartition(".")[2] not in _SAMPLERS:
+    loader = section(config, name)
+    is_usual = kind_of(loader.get("collate_fn")) in _COLLATES
+    notes.rest(loader.without("collate_fn") if is_usual else loader, _LOADER, name)
+    if kind_of(loader.get("sampler", _SAMPLERS[0])) not in _SAMPLERS:
         notes.lost(loader, "sampler", "samplers are data.sampler, such as BalancedSampler", name)
     return loader
 
 
 def _preprocessor(config: MarkedDict) -> MarkedDict:
     """Return the preprocessor of the model, or the variable of this name, which models refer to."""
-    model = config.get("model")
-    found = model.get("data_preprocessor") if isinstance(model, MarkedDict) else None
-    found = config.get("data_preprocessor") if found is None else found
-    return found if isinstance(found, MarkedDict) else MarkedDict()
+    model = section(config, "model")
+    return section(config if model.get("data_preprocessor") is None else model, "data_preprocessor")
 
 
 def preprocess_section(spec: MarkedDict, notes: Notes) -> MarkedDict:
@@ -129,11 +125,11 @@ def data_set(spec: Any, notes: Notes) -> DataSet:
     kind = spec.get("type")
     if isinstance(spec.get("datasets"), list):
         return _parts(spec, notes)
-    if isinstance(spec.get("dataset"), MarkedDict) and kind == "MultiImageMixDataset":
+    if section(spec, "dataset") and kind == "MultiImageMixDataset":
         inner = data_set(spec["dataset"], notes)
         mixed = transforms(spec.get("pipeline"), notes)
         return DataSet(inner.spec, MarkedList([*(inner.transforms or ()), *(mixed or ())]))
-    if isinstance(spec.get("dataset"), MarkedDict):
+    if section(spec, "dataset"):
         inner = data_set(spec["dataset"], notes)
         return DataSet(_with(spec, "dataset", inner.spec), inner.transforms)
     pipeline = spec.pop("pipeline", None)
@@ -152,10 +148,8 @@ def _folders(spec: MarkedDict, notes: Notes) -> MarkedDict:
     """Return the data set of image and label folders that a BaseSegDataset is."""
     result = made(spec.place, type="FolderDataset")
     for part, names in _FOLDERS.items():
-        holder = spec.get(part) if part else spec
-        if isinstance(holder, MarkedDict):
-            for old, new in names.items():
-                put(result, new, holder, old)
+        for old, new in names.items():
+            put(result, new, section(spec, part) if part else spec, old)
     if spec.get("reduce_zero_label"):
         put(result, "offset", spec, "reduce_zero_label")
         result["offset"] = 1

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from segkernel.config.marks import MarkedDict, Place
 from segplug_heads.moving_in.expressions import Expressions, Module, class_name, described
-from segplug_heads.moving_in.limits import Budget, Refusal, refused
-from segplug_heads.moving_in.operations import ARITHMETIC
+from segplug_heads.moving_in.limits import Refusal, refused
 
 
 class _Jump(Exception):
@@ -43,29 +42,16 @@ def parse(text: str, label: str) -> ast.Module:
         raise refused(message, label) from None
 
 
+@dataclass
 class Evaluator(Expressions):
     """Carries out the statements of one file.
 
     Args:
-        label: The file's name in places.
-        budget: Shared by all files of a config.
-        names: Names that exist before the first line: ``_base_``.
-        fields: Values of ``{{ fileDirname }}`` and its kin.
-        used: Names that expressions refer to are added here.
         load_names: Returns the evaluator of the file that a ``from ... import`` under ``read_base`` means.
     """
 
-    def __init__(
-        self,
-        label: str,
-        budget: Budget,
-        names: Mapping[str, Any],
-        fields: Mapping[str, str],
-        used: set[str],
-        load_names: Callable[[str, int, Place], Evaluator],
-    ) -> None:
-        super().__init__(label, budget, names, fields, used)
-        self.load_names, self.loops = load_names, 0
+    load_names: Callable[[str, int, Place], Evaluator]
+    loops: int = field(default=0, init=False)
 
     def run(self, body: list[ast.stmt]) -> None:
         """Carry out statements.
@@ -92,11 +78,7 @@ class Evaluator(Expressions):
             self._assign(node.target, self.value(node.value), self._place(node))
 
     def _AugAssign(self, node: ast.AugAssign) -> None:
-        left = _as_load(node.target)
-        operation = ARITHMETIC.get(type(node.op).__name__)
-        if operation is None:
-            raise Refusal(f"the operator {type(node.op).__name__} is not read in a config")
-        self._assign(node.target, operation(self.budget, self.value(left), self.value(node.value)), self._place(node))
+        self._assign(node.target, self._binary(node.op, node.target, node.value), self._place(node))
 
     def _Delete(self, node: ast.Delete) -> None:
         for target in node.targets:
@@ -154,15 +136,14 @@ class Evaluator(Expressions):
                 self._take(loaded, alias.name, alias.asname or alias.name, self._place(statement))
 
     def _take(self, loaded: Evaluator, name: str, here: str, place: Place) -> None:
-        if name != "*" and name not in loaded.names:
+        if name == "*":
+            for key in [key for key in loaded.names if not key.startswith("_")]:
+                self._take(loaded, key, key, place)
+            return
+        if name not in loaded.names:
             raise refused(f"the base has no {name!r}", place)
-        for key in [key for key in loaded.names if not key.startswith("_")] if name == "*" else [name]:
-            short = key if name == "*" else here
-            self.names[short], self.places[short] = loaded.names[key], loaded.places.get(key, place)
-            if key in loaded.hidden:
-                self.hidden.add(short)
-            else:
-                self.hidden.discard(short)
+        self.names[here], self.places[here] = loaded.names[name], loaded.places.get(name, place)
+        (self.hidden.add if name in loaded.hidden else self.hidden.discard)(here)
 
     def _Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -175,8 +156,3 @@ class Evaluator(Expressions):
             name = alias.asname or alias.name
             self.names[name] = class_name("." * node.level + (node.module or ""), alias.name)
             self.hidden.add(name)
-
-
-def _as_load(node: ast.expr) -> ast.expr:
-    """Return a target of an assignment as the expression that reads it."""
-    return ast.parse(ast.unparse(node), mode="eval").body

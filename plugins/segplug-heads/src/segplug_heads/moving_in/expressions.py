@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList, Place
@@ -32,32 +33,30 @@ class Module(str):
     """An imported module; its classes are names for ``type``."""
 
 
+@dataclass
 class Expressions:
     """Evaluates the expressions of one file.
 
     Args:
         label: The file's name in places.
         budget: Shared by all files of a config.
-        names: Names that exist before the first line: ``_base_``.
+        names: Names that exist before the first line, ``_base_``; assigned names are added.
         fields: Values of ``{{ fileDirname }}`` and its kin.
         used: Names that expressions refer to are added here.
     """
 
-    def __init__(
-        self,
-        label: str,
-        budget: Budget,
-        names: Mapping[str, Any],
-        fields: Mapping[str, str],
-        used: set[str],
-    ) -> None:
-        self.label, self.budget, self.fields = label, budget, fields
-        self.names: dict[str, Any] = dict(names)
-        self.places: dict[str, Place] = {}
-        self.hidden = set(names)  # not part of the config
-        self.used = used
-        self.has_read_base = False  # dicts of such a file are those of MMEngine, whose ``update`` merges deep
-        self.depth = 0
+    label: str
+    budget: Budget
+    names: dict[str, Any]
+    fields: Mapping[str, str]
+    used: set[str]
+    places: dict[str, Place] = field(default_factory=dict, init=False)
+    hidden: set[str] = field(init=False)  # names that are not part of the config
+    has_read_base: bool = field(default=False, init=False)  # dicts are MMEngine's then, whose ``update`` merges deep
+    depth: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.hidden = set(self.names)
 
     def value(self, node: ast.expr) -> Any:
         """Return the value of an expression."""
@@ -190,10 +189,13 @@ class Expressions:
         return value
 
     def _BinOp(self, node: ast.BinOp) -> Any:
-        operation = ARITHMETIC.get(type(node.op).__name__)
+        return self._binary(node.op, node.left, node.right)
+
+    def _binary(self, operator: ast.operator, left: ast.expr, right: ast.expr) -> Any:
+        operation = ARITHMETIC.get(type(operator).__name__)
         if operation is None:
-            raise Refusal(f"the operator {type(node.op).__name__} is not read in a config")
-        return operation(self.budget, self.value(node.left), self.value(node.right))
+            raise Refusal(f"the operator {type(operator).__name__} is not read in a config")
+        return operation(self.budget, self.value(left), self.value(right))
 
     def _UnaryOp(self, node: ast.UnaryOp) -> Any:
         if type(node.op).__name__ not in UNARY:

@@ -15,13 +15,19 @@ from typing import Any
 from segkernel.config.marks import MarkedDict, Place
 from segkernel.config.text import read_mapping
 from segkernel.errors import ConfigError, Problem
+from segplug_heads.former_names import OTHER_SCOPES
 from segplug_heads.moving_in.evaluator import Evaluator, parse
 from segplug_heads.moving_in.limits import MOST_BYTES, MOST_FILES, Budget, Refusal, refused
 from segplug_heads.moving_in.marking import plain
 from segplug_heads.moving_in.merging import merge
+from segplug_heads.moving_in.recognition import OURS
 
-SUFFIXES = (".py", ".yaml", ".yml", ".json")
 _BASE = "_base_"
+_PACKAGES = ("mmseg", *OTHER_SCOPES)
+_HINT = (
+    "its bases come with MMSegmentation: pip download --no-deps mmsegmentation==1.2.2 (0.30.0 for 0.x), unpack "
+    "the wheel, and give its folder mmseg/.mim/configs: seg-kernel import --configs FOLDER"
+)
 
 
 @dataclass
@@ -54,13 +60,14 @@ def read_config(path: Path, folder: Path | None = None, names: Any = ()) -> Form
     Args:
         path: The file.
         folder: MMSegmentation's ``configs``, for ``mmseg::`` names and bases that are missing beside the file; None
-            takes that of an installed mmsegmentation.
+            takes those of an installed mmsegmentation. Names of other packages, ``mmpretrain::``, are always those of
+            an installed one.
         names: Returns the experiment of the packaged zoo that a missing base means, by its stem; "" for none.
 
     Raises:
         ConfigError: A file is missing, too large, or has something that is not read, with its line.
     """
-    return _Reader(path, folder or _installed(), names or (lambda stem: "")).read()
+    return _Reader(path, folder, names or (lambda stem: "")).read()
 
 
 class _Reader:
@@ -87,6 +94,8 @@ class _Reader:
         config = read_mapping(text, label, problems)
         if config is None or problems:
             raise ConfigError(problems)
+        for key in (key for key in OURS if key in config):
+            raise refused(f"{key} is no section of a config of MMSegmentation, but of ours", config.places[key])
         base = self.bases(config.get(_BASE), path, (*chain, real), config.places.get(_BASE, Place(label)))
         return self.laid(base, config.without(_BASE), label)
 
@@ -127,12 +136,14 @@ class _Reader:
 
     def evaluator(self, path: Path, chain: tuple[Path, ...], names: dict[str, Any]) -> Evaluator:
         def load_names(module: str, level: int, place: Place) -> Evaluator:
-            parts = module.split(".") if module else []
-            inside = parts if level else parts[2:]  # of mmseg.configs
-            if not inside or not (level or parts[:2] == ["mmseg", "configs"]):
+            package, _, inside = module.partition(".configs.")
+            if level and module:
+                base = "../" * (level - 1) + module.replace(".", "/")
+            elif package in _PACKAGES and inside:
+                base = f"{package}::{inside.replace('.', '/')}"
+            else:
                 raise refused("a base is a file beside this one, or one of mmseg.configs", place)
-            base = Path(*[".."] * (level - 1), *inside).with_suffix(".py")
-            file = self.found_file(base, path, place)
+            file = self.found_file(f"{base}.py", path, place)
             loaded = self.evaluator(file, (*chain, self.entered(file, chain)), {})
             loaded.run(parse(self.text(file), str(file)).body)
             return loaded
@@ -149,36 +160,39 @@ class _Reader:
         for name in names:
             if not isinstance(name, str) or not name:
                 raise refused(f"a base is a path or a name, not {name!r}"[:200], place)
-            known = self.names(Path(name).stem)
-            file = self.found_file(Path(name), path, place, known)
+            known = self.names(Path(name).stem) if name.partition("::")[0] not in OTHER_SCOPES else ""
+            file = self.found_file(name, path, place, known)
             if file is not None:
                 result = self.laid(result, self.file(file, chain), str(path))
             else:
                 self.found.packaged.append(known)
         return result
 
-    def found_file(self, name: Path, path: Path, place: Place, known: str = "") -> Any:
-        """Return the file of a base: beside the file that names it, or in the folder of MMSegmentation's configs.
+    def found_file(self, name: str, path: Path, place: Place, known: str = "") -> Any:
+        """Return the file of a base: beside the file that names it, or in the configs of MMSegmentation or its kin.
 
         None if it is neither, but the packaged zoo has it.
         """
-        text = str(name)
-        scope, _, inside = text.rpartition("::")
-        here = Path(os.path.normpath(path.parent / inside))
+        scope, _, inside = name.rpartition("::")
         parts = [part for part in Path(inside).parts if part not in ("..", ".", "/")]
         parts = parts[parts.index("_base_") :] if "_base_" in parts else parts  # of a checkout, from elsewhere
-        there = (self.folder / Path(*parts)) if self.folder and parts else None
-        for file in ([] if scope else [here], [there] if there and scope in ("", "mmseg") else []):
-            for each in file:
-                if each.is_file():
-                    return each
+        files = [] if scope else [Path(os.path.normpath(path.parent / inside))]
+        files += [Path(folder, *parts) for folder in self.folders(scope or "mmseg")]
+        for file in files:
+            if file.is_file():
+                return file
         if known:
             return None
-        hint = (
-            "its bases come with MMSegmentation: pip download --no-deps mmsegmentation==1.2.2 (0.30.0 for 0.x), unpack "
-            "the wheel, and give its folder mmseg/.mim/configs: seg-kernel import --configs FOLDER"
-        )
-        raise refused(f"the base {text} is not there", place, hint)
+        hint = f"it is read if {scope} is installed" if scope in OTHER_SCOPES else _HINT
+        raise refused(f"the base {name} is not there", place, hint)
+
+    def folders(self, package: str) -> list[Path]:
+        """Return the folders of a package's configs, without importing it."""
+        if package == "mmseg" and self.folder:
+            return [self.folder]
+        spec = find_spec(package) if package in _PACKAGES else None
+        roots = (spec.submodule_search_locations or []) if spec else []
+        return [Path(root, folder) for root in roots for folder in (".mim/configs", "configs")]
 
     def laid(self, base: MarkedDict, over: MarkedDict, label: str) -> MarkedDict:
         try:
@@ -190,12 +204,3 @@ class _Reader:
 
 def _names_base(node: ast.Assign) -> bool:
     return any(isinstance(to, ast.Name) and to.id == _BASE for to in node.targets)
-
-
-def _installed() -> Path | None:
-    """Return the configs of an installed mmsegmentation, without importing it."""
-    spec = find_spec("mmseg")
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        if (folder := Path(root, ".mim", "configs")).is_dir():
-            return folder
-    return None

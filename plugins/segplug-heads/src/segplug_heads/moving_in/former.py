@@ -6,11 +6,9 @@ from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList, Place
 from segplug_heads.moving_in.former_data import modernize_data
-from segplug_heads.moving_in.marking import made, put, where
+from segplug_heads.moving_in.marking import as_list, kind_of, made, put, section, where
 from segplug_heads.moving_in.notes import Notes
 
-_ONLY_BEFORE = ("optimizer", "optimizer_config", "lr_config", "runner", "evaluation", "checkpoint_config", "log_config")
-_ONLY_AFTER = ("optim_wrapper", "param_scheduler", "train_dataloader", "val_dataloader", "default_hooks")
 _POLICIES = {"poly": "PolyLR", "step": "MultiStepLR", "CosineAnnealing": "CosineAnnealingLR", "exp": "ExponentialLR"}
 _LOGGERS = {
     "TensorboardLoggerHook": "TensorboardVisBackend",
@@ -21,23 +19,15 @@ _LOGGERS = {
 _GIVEN = ("model", "load_from", "custom_hooks", "custom_imports", "work_dir", "find_unused_parameters")
 
 
-def is_former(config: MarkedDict) -> bool:
-    """Whether a config is of 0.x."""
-    data = config.get("data")
-    loads = isinstance(data, MarkedDict) and bool({"samples_per_gpu", "train", "val", "test"} & set(data))
-    is_later = any(key in config for key in _ONLY_AFTER)
-    return not is_later and (loads or any(key in config for key in _ONLY_BEFORE))
-
-
 def modernize(config: MarkedDict, notes: Notes) -> MarkedDict:
     """Return the sections of 1.x; what has none is noted."""
     result = MarkedDict(place=config.place)
     for key in _GIVEN:
         put(result, key, config)
     _old_model(config, result)
-    if isinstance(config.get("data"), MarkedDict):
+    if section(config, "data"):
         modernize_data(config["data"], result, notes)
-    if isinstance(config.get("optimizer"), MarkedDict):
+    if section(config, "optimizer"):
         result["optim_wrapper"] = _wrapper(config, notes)
     length = _length(config)
     if length:
@@ -52,19 +42,16 @@ def modernize(config: MarkedDict, notes: Notes) -> MarkedDict:
 
 def _old_model(config: MarkedDict, result: MarkedDict) -> None:
     """Take ``train_cfg`` and ``test_cfg`` from beside the model, where the first versions had them."""
-    model = result.get("model")
     for key in ("train_cfg", "test_cfg"):
-        if isinstance(model, MarkedDict) and isinstance(config.get(key), MarkedDict) and key not in model:
-            model = model.copy()
+        model = section(result, "model").copy()
+        if model and key in config and key not in model:
             put(model, key, config)
             result["model"] = model
 
 
 def _wrapper(config: MarkedDict, notes: Notes) -> MarkedDict:
-    spec, options = config["optimizer"], config.get("optimizer_config")
-    options = options if isinstance(options, MarkedDict) else MarkedDict()
-    kind = str(options.get("type", ""))
-    has_amp = "Fp16" in kind or isinstance(config.get("fp16"), MarkedDict)
+    spec, options = config["optimizer"], section(config, "optimizer_config")
+    has_amp = "Fp16" in kind_of(options) or isinstance(config.get("fp16"), MarkedDict)
     result = made(
         where(config, "optimizer"),
         type="AmpOptimWrapper" if has_amp else "OptimWrapper",
@@ -74,24 +61,24 @@ def _wrapper(config: MarkedDict, notes: Notes) -> MarkedDict:
     put(result, "constructor", spec)
     put(result, "clip_grad", options, "grad_clip")
     put(result, "accumulative_counts", options, "cumulative_iters")
-    scales = options if "loss_scale" in options else config.get("fp16")
-    if has_amp and isinstance(scales, MarkedDict) and isinstance(scales.get("loss_scale"), (int, float)):
+    scales = options if "loss_scale" in options else section(config, "fp16")
+    if has_amp and isinstance(scales.get("loss_scale"), (int, float)):
         put(result, "loss_scale", scales)
     notes.rest(options, ("grad_clip", "cumulative_iters", "loss_scale", "distributed"), "optimizer_config")
     return result
 
 
 def _length(config: MarkedDict) -> MarkedDict:
-    runner, evaluation = config.get("runner"), config.get("evaluation")
+    runner, evaluation = section(config, "runner"), section(config, "evaluation")
     result = MarkedDict(place=where(config, "runner"))
-    if isinstance(runner, MarkedDict):
+    if runner:
         put(result, "max_iters", runner)
         put(result, "max_epochs", runner)
     elif config.get("total_iters"):
         put(result, "max_iters", config, "total_iters")
     elif config.get("total_epochs"):
         put(result, "max_epochs", config, "total_epochs")
-    if isinstance(evaluation, MarkedDict) and result:
+    if result:
         put(result, "val_interval", evaluation, "interval")
         if evaluation.get("start"):
             put(result, "val_begin", evaluation, "start")
@@ -100,8 +87,8 @@ def _length(config: MarkedDict) -> MarkedDict:
 
 def _schedules(config: MarkedDict, length: MarkedDict, notes: Notes) -> MarkedList | None:
     """Return the warm-up and the schedule; after a warm-up, 1.x counts the schedule from its end."""
-    spec = config.get("lr_config")
-    if not isinstance(spec, MarkedDict):
+    spec = section(config, "lr_config")
+    if not spec:
         return None
     place, by_epoch = spec.place or where(config, "lr_config"), bool(spec.get("by_epoch", True))
     end = length.get("max_epochs" if by_epoch else "max_iters")  # None is the end of the run
@@ -142,11 +129,9 @@ def _warmup(spec: MarkedDict, place: Place | None, notes: Notes) -> MarkedDict:
 
 
 def _evaluation(config: MarkedDict, result: MarkedDict, notes: Notes) -> None:
-    spec = config.get("evaluation")
-    if isinstance(spec, MarkedDict) or "test_dataloader" in result:
-        spec = spec if isinstance(spec, MarkedDict) else MarkedDict()
-        metric = spec.get("metric", "mIoU")
-        names = metric if isinstance(metric, list) else [metric]
+    spec = section(config, "evaluation")
+    if spec or "test_dataloader" in result:
+        names = as_list(spec.get("metric", "mIoU"))
         place = where(config, "evaluation")
         if names == ["cityscapes"]:
             result["val_evaluator"] = made(place, type="CityscapesMetric")
@@ -170,14 +155,12 @@ def _evaluation(config: MarkedDict, result: MarkedDict, notes: Notes) -> None:
 def _environment(config: MarkedDict, result: MarkedDict, notes: Notes) -> None:
     """Add default hooks, backends, seed, and what to resume."""
     hooks = MarkedDict()
-    saving = config.get("checkpoint_config")
-    if isinstance(saving, MarkedDict):
+    if saving := section(config, "checkpoint_config"):
         hooks["checkpoint"] = saving.copy()
-    evaluation = config.get("evaluation")
-    if isinstance(evaluation, MarkedDict) and evaluation.get("save_best"):
+    evaluation = section(config, "evaluation")
+    if evaluation.get("save_best"):
         put(hooks.setdefault("checkpoint", MarkedDict()), "save_best", evaluation)
-    logs = config.get("log_config")
-    if isinstance(logs, MarkedDict):
+    if logs := section(config, "log_config"):
         hooks["logger"] = made(logs.place, interval=logs.get("interval", 10))
         result["vis_backends"] = _backends(logs, notes)
     if hooks:
@@ -197,7 +180,7 @@ def _environment(config: MarkedDict, result: MarkedDict, notes: Notes) -> None:
 def _backends(logs: MarkedDict, notes: Notes) -> MarkedList:
     found = MarkedList()
     for hook in logs.get("hooks") or ():
-        kind = str(hook.get("type", "")).rpartition(".")[2] if isinstance(hook, MarkedDict) else ""
+        kind = kind_of(hook)
         if kind in _LOGGERS:
             backend = made(where(hook), type=_LOGGERS[kind])
             put(backend, "init_kwargs", hook)

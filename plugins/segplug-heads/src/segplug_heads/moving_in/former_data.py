@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList
-from segplug_heads.moving_in.marking import made, plain, put, where
+from segplug_heads.moving_in.marking import made, plain, put, section, where
 from segplug_heads.moving_in.notes import Notes
 
 _DROPPED = ("DefaultFormatBundle", "ImageToTensor", "Collect", "Normalize", "Pad", "RandomFlip")
@@ -25,10 +25,7 @@ def modernize_data(data: MarkedDict, result: MarkedDict, notes: Notes) -> None:
             continue
         loader = made(where(data, name), dataset=_data_set(spec, name, preprocessor, notes))
         if name == "train":
-            put(loader, "batch_size", data, "samples_per_gpu")
-            put(loader, "num_workers", data, "workers_per_gpu")
-            own = data.get("train_dataloader")
-            if isinstance(own, MarkedDict):
+            for own in (data, section(data, "train_dataloader")):
                 put(loader, "batch_size", own, "samples_per_gpu")
                 put(loader, "num_workers", own, "workers_per_gpu")
         result[f"{name}_dataloader"] = loader
@@ -147,8 +144,5 @@ def _test_steps(step: MarkedDict, preprocessor: MarkedDict, notes: Notes) -> Mar
             result.append(plain(inner))
     scales = step.get("img_ratios")
     if step.get("flip") or (scales and scales not in _USUAL_SCALES):
-        hint = f"evaluate.tta={{scales: {scales or [1.0]}, flip: {str(bool(step.get('flip'))).lower()}}} does this"
-        notes.say(
-            "MultiScaleFlipAug", f"several views of an image are averaged in tests on request only: {hint}", where(step)
-        )
+        notes.views("MultiScaleFlipAug", scales or [1.0], bool(step.get("flip")), where(step))
     return result

@@ -17,11 +17,12 @@ from segplug_heads.configs.experiments import list_experiments
 from segplug_heads.configs.zoo import Zoo, find_zoos
 from segplug_heads.former_names import MOVED
 from segplug_heads.moving_in.files import FormerConfig, read_config
-from segplug_heads.moving_in.former import is_former, modernize
+from segplug_heads.moving_in.former import modernize
 from segplug_heads.moving_in.limits import refused
-from segplug_heads.moving_in.marking import types_in, where
+from segplug_heads.moving_in.marking import section, types_in, where
 from segplug_heads.moving_in.notes import Notes
-from segplug_heads.moving_in.sections import NO_SECTIONS, SECTIONS, translate_config
+from segplug_heads.moving_in.recognition import SECTIONS, is_former
+from segplug_heads.moving_in.sections import NO_SECTIONS, translate_config
 from segplug_heads.moving_in.shortest import closest, least
 from segplug_heads.moving_in.training import devices_of
 
@@ -131,8 +132,8 @@ def _unread(source: FormerConfig, is_former: bool, notes: Notes) -> None:
 
 
 def _devices_unknown(config: MarkedDict, notes: Notes) -> int:
-    loader = config.get("train_dataloader")
-    if isinstance(loader, MarkedDict) and "batch_size" in loader:
+    loader = section(config, "train_dataloader")
+    if "batch_size" in loader:
         what = f"train_dataloader.batch_size={loader['batch_size']}"
         why = "taken as the total of all devices; if the run had several, give --devices N or set optim.batch_size"
         notes.say(what, why, where(loader, "batch_size"))
@@ -149,10 +150,10 @@ def _unknown_types(sections: MarkedDict, catalog: Catalog, notes: Notes) -> None
             foreign.append(path)  # the transforms inside are those of albumentations
         if name in known or ":" in name or _is_layer(path) or path.startswith(tuple(foreign)):
             continue
-        moved = catalog.moved(name)
-        why = moved or (
-            "no installed package offers it: install the package that does, or write type: MODULE:CLASS for a class "
-            "of your own that is built on segkernel"
+        why = catalog.moved(name) or (
+            "no installed package offers it: install the package that does, make one of its module with seg-kernel "
+            "new-plugin NAME --from FILE (docs: moving-in-plugins/), or write type: MODULE:CLASS for a class that is "
+            "built on segkernel"
         )
         notes.say(f"{path}.type={name}", why, where(spec, "type"))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segkernel.errors import ConfigError, Problem
+from segplug_heads.former_names import GUIDE
 
 MOST_BYTES = 300_000
 """Size of a config file."""
@@ -77,5 +78,5 @@ class Budget:
 
 
 def refused(message: str, place: Any, hint: str = "") -> ConfigError:
-    """Return the error for a file, or a place in it, that is not evaluated."""
-    return ConfigError(Problem(message, place=str(place), hint=hint))
+    """Return the error for a file, or a place in it, that is not read, with the page that says what is."""
+    return ConfigError(Problem(message, place=str(place), hint=f"{hint} (docs: {GUIDE})".lstrip()))

@@ -29,6 +29,22 @@ def where(holder: Any, key: Any = None) -> Place | None:
     return getattr(holder, "places", {}).get(key, place) if key is not None else place
 
 
+def section(config: Mapping[Any, Any], key: Any) -> MarkedDict:
+    """Return the mapping ``config[key]``; an empty one if it is missing or something else."""
+    value = config.get(key)
+    return value if isinstance(value, MarkedDict) else MarkedDict()
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list; a single value as a list of it, None as an empty one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def kind_of(spec: Any) -> str:
+    """Return the ``type`` of a mapping, or a name that stands for it, without its scope."""
+    return str(spec.get("type", "") if isinstance(spec, Mapping) else spec).rpartition(".")[2]
+
+
 def plain(value: Any) -> Any:
     """Return a deep copy of marked mappings and lists; tuples become lists, places stay."""
     if isinstance(value, Mapping):

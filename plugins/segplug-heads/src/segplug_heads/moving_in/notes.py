@@ -44,6 +44,11 @@ class Notes(list[Note]):
         if note not in self:
             self.append(note)
 
+    def views(self, what: str, scales: Any, flip: bool, place: Place | None) -> None:
+        """Note test-time augmentation, which a config that is imported does not turn on."""
+        setting = f"evaluate.tta={{scales: {scales}, flip: {str(flip).lower()}}} does this"
+        self.say(what, f"several views of an image are averaged in tests on request only: {setting}", place)
+
     def rest(self, holder: Any, known: Any, path: str, why: str = "there is no equivalent here") -> None:
         """Note every key of a mapping that is not known."""
         for key in holder:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList
-from segplug_heads.former_names import MOVED, OTHER_SCOPES, SAME_SCOPES, equivalent
-from segplug_heads.moving_in.marking import made, put, where
+from segplug_heads.former_names import OTHER_SCOPES, SAME_SCOPES, former_name
+from segplug_heads.moving_in.marking import as_list, kind_of, made, put, section, where
 from segplug_heads.moving_in.names import translate
 from segplug_heads.moving_in.notes import Notes
+from segplug_heads.moving_in.training import count_steps, steps_of
 
 _ALWAYS = (
     *("IterTimerHook", "ParamSchedulerHook", "DistSamplerSeedHook", "RuntimeInfoHook", "SyncBuffersHook"),
@@ -22,13 +23,17 @@ _BACKENDS = {
     "WandbVisBackend": "WandbHook",
     "MLflowVisBackend": "MLflowHook",
 }
-_SAVE_BEST = {"auto": "mIoU"}
+USUAL_VIEWS = ([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], True)
+"""Scales, and whether images are mirrored, of published configs and of ``seg-kernel test --tta``."""
+
+_ITERATIONS = {"CheckpointHook": ("interval",), "ProgressHook": ("interval",), "EMAHook": ("interval", "begin_iter")}
+"""Arguments of hooks that count iterations."""
 
 
 def hooks_section(config: MarkedDict, notes: Notes) -> MarkedList:
     """Return the hooks: custom ones, and default ones whose arguments are not the usual ones."""
     result = MarkedList()
-    for hook in _list(config.get("custom_hooks")):
+    for hook in as_list(config.get("custom_hooks")):
         if not isinstance(hook, MarkedDict):
             continue
         hook = translate(hook)
@@ -36,26 +41,22 @@ def hooks_section(config: MarkedDict, notes: Notes) -> MarkedList:
         if priority is not None and str(hook.get("type")) in _ALWAYS:
             continue
         result.append(hook)
-    defaults = config.get("default_hooks")
-    if isinstance(defaults, MarkedDict):
-        for hook in (_checkpoint(defaults, config, notes), _logger(defaults), _pictures(defaults)):
-            if hook:
-                result.append(hook)
-        for key, hook in defaults.items():
-            if key not in ("timer", "logger", "param_scheduler", "checkpoint", "sampler_seed", "visualization"):
-                notes.lost(defaults, key, equivalent(_kind(hook)) or "custom hooks are hooks: [...]", "default_hooks")
+    defaults = section(config, "default_hooks")
+    result += [hook for hook in (_checkpoint(defaults, config, notes), _logger(defaults), _pictures(defaults)) if hook]
+    for key, hook in defaults.items():
+        if key not in ("timer", "logger", "param_scheduler", "checkpoint", "sampler_seed", "visualization"):
+            notes.lost(defaults, key, former_name(kind_of(hook)) or "custom hooks are hooks: [...]", "default_hooks")
+    for hook in result:
+        count_steps(hook, _ITERATIONS.get(str(hook.get("type")), ()), steps_of(config))
     return MarkedList([*result, *_trackers(config, notes)])
 
 
 def _checkpoint(defaults: MarkedDict, config: MarkedDict, notes: Notes) -> MarkedDict | None:
     """Return the hook that saves; an interval equal to that of validation is the default."""
-    spec = defaults.get("checkpoint")
-    if not isinstance(spec, MarkedDict):
-        return None
+    spec = section(defaults, "checkpoint")
     result = MarkedDict(place=spec.place)
-    loop = config.get("train_cfg")
-    interval = loop.get("val_interval") if isinstance(loop, MarkedDict) else None
-    if not spec.get("by_epoch", True) and spec.get("interval") not in (None, interval):
+    usual = (None, section(config, "train_cfg").get("val_interval"))
+    if not spec.get("by_epoch", True) and spec.get("interval") not in usual:
         put(result, "interval", spec)
     keep = spec.get("max_keep_ckpts")
     if isinstance(keep, int) and keep > 0:
@@ -69,8 +70,8 @@ def _checkpoint(defaults: MarkedDict, config: MarkedDict, notes: Notes) -> Marke
 
 
 def _logger(defaults: MarkedDict) -> MarkedDict | None:
-    spec = defaults.get("logger")
-    if not isinstance(spec, MarkedDict) or spec.get("interval", 10) in (10, _USUAL_LOG_INTERVAL):
+    spec = section(defaults, "logger")
+    if spec.get("interval", 10) in (10, _USUAL_LOG_INTERVAL):
         return None
     result = made(spec.place, type="ProgressHook")
     put(result, "interval", spec)
@@ -78,8 +79,8 @@ def _logger(defaults: MarkedDict) -> MarkedDict | None:
 
 
 def _pictures(defaults: MarkedDict) -> MarkedDict | None:
-    spec = defaults.get("visualization")
-    if not (isinstance(spec, MarkedDict) and spec.get("draw")):
+    spec = section(defaults, "visualization")
+    if not spec.get("draw"):
         return None
     result = made(spec.place, type="PicturesHook", validation=True)
     if isinstance(spec.get("interval"), int):
@@ -89,17 +90,14 @@ def _pictures(defaults: MarkedDict) -> MarkedDict | None:
 
 def _trackers(config: MarkedDict, notes: Notes) -> list[MarkedDict]:
     """Return the hooks for the backends of the visualiser; pictures on the disk are PicturesHook."""
-    visualizer = config.get("visualizer")
-    backends = visualizer.get("vis_backends") if isinstance(visualizer, MarkedDict) else None
+    backends = section(config, "visualizer").get("vis_backends")
     found: list[MarkedDict] = []
-    for backend in _list(config.get("vis_backends") if backends is None else backends):
-        kind = _kind(backend)
+    for backend in as_list(config.get("vis_backends") if backends is None else backends):
+        kind = kind_of(backend)
         if kind in _BACKENDS and isinstance(backend, MarkedDict):
             hook = made(where(backend), type=_BACKENDS[kind])
-            given = backend.get("init_kwargs")
-            if isinstance(given, MarkedDict) and kind == "WandbVisBackend":
-                for key in ("project", "entity", "name", "mode"):
-                    put(hook, key, given)
+            for key in ("project", "entity", "name", "mode") if kind == "WandbVisBackend" else ():
+                put(hook, key, section(backend, "init_kwargs"))
             found.append(hook)
         elif kind != "LocalVisBackend":
             notes.say(f"vis_backends {kind}", "records go to TensorBoardHook, WandbHook or MLflowHook", where(backend))
@@ -111,8 +109,9 @@ def evaluate_section(config: MarkedDict, notes: Notes) -> MarkedDict:
     result = MarkedDict()
     evaluator = config.get("val_evaluator", config.get("test_evaluator"))
     if isinstance(evaluator, (list, MarkedDict)):
-        metrics = MarkedList([_metric(spec, notes) for spec in _list(evaluator)], place=where(config, "val_evaluator"))
-        result = made(where(config, "val_evaluator"), metrics=metrics)
+        place = where(config, "val_evaluator")
+        metrics = MarkedList([_metric(spec, notes) for spec in as_list(evaluator)], place=place)
+        result = made(place, metrics=metrics)
     test = config.get("test_evaluator")
     if isinstance(test, MarkedDict) and test.get("format_only"):
         put(result, "format_only", test)
@@ -138,30 +137,34 @@ def environment(config: MarkedDict, notes: Notes) -> MarkedDict:
     result = MarkedDict()
     if config.get("load_from"):
         put(result, "load_from", config)
-    randomness = config.get("randomness")
-    if isinstance(randomness, MarkedDict) and isinstance(randomness.get("seed"), int):
+    randomness = section(config, "randomness")
+    if isinstance(randomness.get("seed"), int):
         put(result, "seed", randomness)
     if config.get("work_dir"):
         put(result, "work_dir", config)
+    _views(config, notes)
     if config.get("resume"):
-        notes.lost(config, "resume", MOVED["resume"])
+        notes.lost(config, "resume", former_name("resume"))
     modules = _imported_modules(config.get("custom_imports"))
     if any(module.partition(".")[0] not in (*SAME_SCOPES, *OTHER_SCOPES) for module in modules):
-        notes.lost(config, "custom_imports", f"{', '.join(modules)}: {MOVED['custom_imports']}")
+        notes.lost(config, "custom_imports", f"{', '.join(modules)}: {former_name('custom_imports')}")
     for key in ("model_wrapper_cfg", "runner_type", "activation_checkpointing"):
         if config.get(key):
-            notes.lost(config, key, equivalent(_kind(config[key])) or "there is no equivalent here")
+            notes.lost(config, key, former_name(kind_of(config[key])) or "there is no equivalent here")
     return result
+
+
+def _views(config: MarkedDict, notes: Notes) -> None:
+    """Note the views of test-time augmentation, unless they are the usual ones, which ``--tta`` has here, too."""
+    for augment in as_list(config.get("tta_pipeline")):
+        groups = augment.get("transforms") if isinstance(augment, MarkedDict) else None
+        steps = [step for group in as_list(groups) for step in as_list(group) if isinstance(step, MarkedDict)]
+        scales = [step["scale_factor"] for step in steps if "scale_factor" in step]
+        flip = any(kind_of(step) == "RandomFlip" and step.get("prob") for step in steps)
+        if scales and (scales, flip) != USUAL_VIEWS:
+            notes.views(kind_of(augment), scales, flip, where(augment))
 
 
 def _imported_modules(spec: Any) -> list[str]:
     names = spec.get("imports") if isinstance(spec, dict) else spec
-    return [str(name) for name in _list(names)]
-
-
-def _kind(spec: Any) -> str:
-    return str(spec.get("type", "")).rpartition(".")[2] if isinstance(spec, dict) else str(spec)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return [str(name) for name in as_list(names)]

@@ -14,9 +14,6 @@ from segplug_heads.moving_in.notes import Notes
 from segplug_heads.moving_in.running import environment, evaluate_section, hooks_section
 from segplug_heads.moving_in.training import engine_section, optim_section, schedule_section
 
-SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "optim_wrapper", "param_scheduler")
-"""Names that tell that a file is a config of MMSegmentation 1.x."""
-
 NO_SECTIONS = ("norm_cfg", "optimizer", "test_evaluator", "visualizer", "val_cfg", "test_cfg", "train_cfg", "tta_model")
 """Names of mappings with a type that need no note: usual variables, and sections that are read elsewhere."""
 

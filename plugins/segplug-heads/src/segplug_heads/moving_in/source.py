@@ -11,6 +11,8 @@ from segkernel.catalog import Catalog
 from segkernel.config.layers import Layers
 from segkernel.errors import ConfigError, Problem
 from segplug_heads.configs.zoo import find_zoos
+from segplug_heads.former_names import GUIDE
+from segplug_heads.moving_in.recognition import SUFFIXES, is_theirs
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class FormerFile:
 
 
 class FormerConfigs:
-    """Reads Python files as configs of MMSegmentation, without running them.
+    """Reads Python files as configs of MMSegmentation, without running them, and YAML and JSON files with its sections.
 
     Args:
         catalog: Whose zoos and components are known.
@@ -43,23 +45,24 @@ class FormerConfigs:
         self.catalog = catalog
 
     def find(self, name: str, asked: str = "") -> FormerFile | None:
-        """Return the file; None for names that do not end with ``.py``.
+        """Return the file; None for what is neither Python nor YAML or JSON with sections of MMSegmentation's.
 
         Raises:
             ConfigError: There is no such file.
         """
         path = Path(name)
-        if path.suffix != ".py" or "::" in name:
+        if path.suffix not in SUFFIXES or "::" in name:
             return None
-        if not path.exists():
+        if path.suffix == ".py" and not path.exists():
             raise ConfigError(self._no_file(path, asked))
-        return FormerFile(path)
+        return FormerFile(path) if path.suffix == ".py" or is_theirs(path) else None
 
     def add_layers(self, found: FormerFile, layers: Layers) -> None:
         """Add the imported config; what could not be carried over is logged."""
         from segplug_heads.moving_in.importing import import_config
 
         imported = import_config(found.path, self.catalog)
+        log.info("%s: read as a config of MMSegmentation %s (docs: %s)", found.path, imported.version, GUIDE)
         for note in imported.notes:
             log.warning("%s", note)
         layers.add(imported.layer, (found.path.absolute(),))

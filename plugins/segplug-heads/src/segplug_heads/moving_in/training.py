@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList
-from segplug_heads.moving_in.marking import made, plain, put, where
+from segplug_heads.moving_in.marking import as_list, kind_of, made, plain, put, section, where
 from segplug_heads.moving_in.names import translate
 from segplug_heads.moving_in.notes import Notes
 
@@ -39,6 +39,9 @@ _WRAPPER = (
     "use_fsdp",
 )
 
+_ITERATIONS = ("begin", "end", "T_max", "milestones", "periods", "step_size", "total_steps")
+"""Arguments of schedules that count iterations."""
+
 
 def devices_of(name: str) -> int | None:
     """Return the number of devices of a published run: 4 of ``4xb2``, 8 of 0.x's ``8x2``; None without one."""
@@ -48,26 +51,35 @@ def devices_of(name: str) -> int | None:
 
 def steps_of(config: Mapping[str, Any]) -> int:
     """Return the batches of an optimiser step: MMEngine's iteration is a batch, ours an optimiser step."""
-    wrapper = config.get("optim_wrapper")
-    steps = wrapper.get("accumulative_counts", 1) if isinstance(wrapper, Mapping) else 1
+    steps = section(config, "optim_wrapper").get("accumulative_counts", 1)
     return steps if isinstance(steps, int) and steps > 0 else 1
+
+
+def count_steps(spec: MarkedDict, keys: Iterable[str], steps: int) -> None:
+    """Replace numbers of batches, or lists of them, by those of optimiser steps, rounded up."""
+    for key in keys:
+        value = spec.get(key)
+        if isinstance(value, list):
+            spec[key] = MarkedList([-(-item // steps) if isinstance(item, int) else item for item in value])
+        elif isinstance(value, int):
+            spec[key] = -(-value // steps)
 
 
 def optim_section(config: MarkedDict, devices: int, notes: Notes) -> MarkedDict:
     """Return optimiser, batch size over all devices, factors per parameter, and clipping."""
-    result, wrapper = MarkedDict(), _mapping(config, "optim_wrapper")
+    result, wrapper = MarkedDict(), section(config, "optim_wrapper")
     notes.rest(wrapper, _WRAPPER, "optim_wrapper")
     constructor = wrapper.get("constructor")
-    if constructor is not None and str(constructor).rpartition(".")[2] not in _CONSTRUCTORS:
+    if constructor is not None and kind_of(constructor) not in _CONSTRUCTORS:
         notes.lost(wrapper, "constructor", "parameter groups are optim.paramwise; a plugin can bring others")
-    if isinstance(wrapper.get("optimizer"), MarkedDict):
+    if section(wrapper, "optimizer"):
         put(result, "optimizer", MarkedDict({"optimizer": translate(wrapper["optimizer"])}, places=wrapper.places))
-    loader = _mapping(config, "train_dataloader")
+    loader = section(config, "train_dataloader")
     if isinstance(loader.get("batch_size"), int):
         put(result, "batch_size", loader)
         result["batch_size"] *= devices * steps_of(config)
     if wrapper.get("clip_grad"):
-        result["clip_grad"] = clip_grad_section(wrapper["clip_grad"])
+        result["clip_grad"] = plain(wrapper["clip_grad"])
     paramwise = paramwise_section(wrapper.get("paramwise_cfg"))
     if paramwise:
         for key in [key for key in paramwise if key not in _PARAMWISE]:
@@ -75,15 +87,10 @@ def optim_section(config: MarkedDict, devices: int, notes: Notes) -> MarkedDict:
             del paramwise[key]
     if paramwise:
         result["paramwise"] = paramwise
-    scale = config.get("auto_scale_lr")
-    if isinstance(scale, MarkedDict) and scale.get("enable"):
+    scale = section(config, "auto_scale_lr")
+    if scale.get("enable"):
         put(result, "base_batch_size", scale)
     return result
-
-
-def clip_grad_section(spec: Any) -> Any:
-    """Return the clipping of gradients by their norm."""
-    return plain(spec)
 
 
 def paramwise_section(spec: Any) -> MarkedDict | None:
@@ -105,7 +112,7 @@ def paramwise_section(spec: Any) -> MarkedDict | None:
 
 def schedule_section(config: MarkedDict, notes: Notes) -> MarkedDict:
     """Return the length of training, the distance of validations, and the learning rate."""
-    result, loop, steps = MarkedDict(), _mapping(config, "train_cfg"), steps_of(config)
+    result, loop, steps = MarkedDict(), section(config, "train_cfg"), steps_of(config)
     notes.rest(loop, ("max_iters", "max_epochs", "val_interval", "val_begin", "by_epoch"), "train_cfg")
     is_epochs = "max_iters" not in loop and "max_epochs" in loop
     put(result, "iterations", loop, "max_iters")
@@ -114,14 +121,11 @@ def schedule_section(config: MarkedDict, notes: Notes) -> MarkedDict:
     put(result, "val_interval", loop)
     if loop.get("val_begin"):
         put(result, "val_begin", loop)
-    for key in ("iterations", "val_interval", "val_begin"):
-        if isinstance(result.get(key), int) and not is_epochs:
-            result[key] //= steps
+    if not is_epochs:
+        count_steps(result, ("iterations", "val_interval", "val_begin"), steps)
     schedules = config.get("param_scheduler")
     if isinstance(schedules, (list, MarkedDict)):
-        many = [
-            spec for spec in (schedules if isinstance(schedules, list) else [schedules]) if isinstance(spec, MarkedDict)
-        ]
+        many = [spec for spec in as_list(schedules) if isinstance(spec, MarkedDict)]
         result["lr"] = MarkedList([_schedule(spec, steps, result.get("iterations"), notes) for spec in many])
     return result
 
@@ -134,9 +138,8 @@ def _schedule(spec: MarkedDict, steps: int, iterations: Any, notes: Notes) -> Ma
         result["by_epoch"] = True  # their default
     if result.pop("convert_to_iter_based", False):
         notes.lost(spec, "convert_to_iter_based", "rates change with every epoch; by_epoch: false counts iterations")
-    for key in ("begin", "end", "T_max") if not by_epoch else ():
-        if isinstance(result.get(key), int):
-            result[key] //= steps
+    if not by_epoch:
+        count_steps(result, _ITERATIONS, steps)
     usual = {"by_epoch": False, "begin": 0, "end": iterations}
     for key in [key for key, value in usual.items() if key in result and result[key] == value and not by_epoch]:
         del result[key]
@@ -145,8 +148,8 @@ def _schedule(spec: MarkedDict, steps: int, iterations: Any, notes: Notes) -> Ma
 
 def engine_section(config: MarkedDict, notes: Notes) -> MarkedDict:
     """Return the precision, and what the environment sets: with AMP float16, and the loss scale if it is fixed."""
-    result, wrapper = MarkedDict(), _mapping(config, "optim_wrapper")
-    if str(wrapper.get("type", "")).rpartition(".")[2] == "AmpOptimWrapper":
+    result, wrapper = MarkedDict(), section(config, "optim_wrapper")
+    if kind_of(wrapper) == "AmpOptimWrapper":
         put(result, "amp", wrapper, "type")
         result["amp"] = wrapper.get("dtype") or "float16"
         if isinstance(wrapper.get("loss_scale", "dynamic"), (int, float)):
@@ -155,16 +158,11 @@ def engine_section(config: MarkedDict, notes: Notes) -> MarkedDict:
             notes.lost(wrapper, "loss_scale", "the scale is dynamic, or a number", "optim_wrapper")
     if config.get("find_unused_parameters"):
         put(result, "find_unused_parameters", config)
-    randomness = _mapping(config, "randomness")
+    randomness = section(config, "randomness")
     if randomness.get("deterministic"):
         put(result, "deterministic", randomness)
         result["deterministic"] = "warn"
-    if _mapping(config, "compile") or config.get("compile") is True:
+    if section(config, "compile") or config.get("compile") is True:
         put(result, "compile", config)
         result["compile"] = True
     return result
-
-
-def _mapping(config: MarkedDict, key: str) -> MarkedDict:
-    value = config.get(key)
-    return value if isinstance(value, MarkedDict) else MarkedDict()

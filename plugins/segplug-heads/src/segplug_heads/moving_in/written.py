@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from segkernel.config.show import to_yaml
+from segplug_heads.former_names import GUIDE
 from segplug_heads.moving_in.importing import Imported, resolved
 
 _WIDTH = 110
@@ -18,7 +19,7 @@ def written(imported: Imported, full: bool = False) -> str:
 
 
 def _head(imported: Imported) -> Iterator[str]:
-    yield f"# Imported from {imported.source.path.name}, a config of MMSegmentation {imported.version}."
+    yield f"# Imported from {imported.source.path.name}, a config of MMSegmentation {imported.version} (docs: {GUIDE})."
     if imported.notes:
         yield "# Not carried over, or to be checked:"
     for note in imported.notes:
