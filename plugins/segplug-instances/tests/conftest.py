@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +21,8 @@ def golden() -> Any:
 
     They are in the folder ``instances`` of ``SEGKERNEL_PARITY``, or of a checkout's neighbour ``shared/parity``.
     """
-    default = HERE.parents[3] / "shared" / "parity"
-    folder = Path(os.environ.get("SEGKERNEL_PARITY", default)) / "instances"
+    from reference_models import RECORDED as folder
+
     if not folder.is_dir():
         pytest.skip(f"{folder}, recorded results of other programs, is not there")
     compare, weights, blobs = (_module(folder / f"{name}.py") for name in ("compare", "weights", "blobs"))

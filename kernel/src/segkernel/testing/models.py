@@ -35,7 +35,9 @@ class Probe:
         return _tensors(self.module(*self.inputs))
 
     def targets(self) -> Targets:
-        """Return labels for the inputs, a few of them ignored."""
+        """Return labels for the inputs, a few of them ignored, or ``targets`` of the ``conformance_inputs``."""
+        if make := getattr(self.module, "conformance_inputs", {}).get("targets"):
+            return make(self.size)
         labels = torch.randint(0, _classes(self.module), (BATCH, *self.size), generator=_generator(2))
         labels[:, :2] = IGNORE
         return Targets({"seg": labels, "depth": labels.float()})
@@ -127,8 +129,7 @@ def segmentor_outputs(subject: Subject) -> None:
     for name, value in predicted.items():
         require(len(value) == BATCH, f"{name!r} has {len(value)} entries for {BATCH} images")
         if isinstance(outputs[name], PixelMap):
-            expected = outputs[name].out_channels
-            found = tuple(value.shape)
+            expected, found = outputs[name].out_channels, tuple(value.shape)
             require(found[:2] == (BATCH, expected), f"{name!r} has the shape {found}, not (N, {expected}, ...)")
     if isinstance(outputs["seg"], PixelMap):
         require(logits.shape[1] == outputs["seg"].out_channels, f"forward returns {logits.shape[1]} channels")
@@ -265,8 +266,7 @@ def state_dict(subject: Subject) -> None:
     with torch.no_grad():
         for parameter in second.module.parameters():
             parameter.add_(1.0)
-        first.module.train()
-        first()
+        first.module.train()(*first.inputs)
         first.module.eval()
     second.module.load_state_dict(first.module.state_dict(), strict=True)
     require(_equal(first(), second()), "outputs differ after load_state_dict: there is state outside the state dict")

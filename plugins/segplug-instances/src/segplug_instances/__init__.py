@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING, Any
 # isort: off
 if TYPE_CHECKING:
     from segplug_instances.anchors import Anchors as Anchors
+    from segplug_instances.box_head import MLPBoxHead as MLPBoxHead
+    from segplug_instances.box_head import Res5BoxHead as Res5BoxHead
     from segplug_instances.conventions import Convention as Convention
     from segplug_instances.fpn import DetectionFPN as DetectionFPN
+    from segplug_instances.keypoint_head import KeypointHead as KeypointHead
+    from segplug_instances.mask_head import MaskHead as MaskHead
     from segplug_instances.metrics.coco import COCOMetric as COCOMetric
     from segplug_instances.output import Instances as Instances
+    from segplug_instances.rcnn import RCNN as RCNN
     from segplug_instances.resnet import DetectionResNet as DetectionResNet
     from segplug_instances.resnet import FrozenBatchNorm2d as FrozenBatchNorm2d
+    from segplug_instances.rpn import RPN as RPN
     from segplug_instances.transforms import DetectionResize as DetectionResize
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
     from segplug_instances.weight_formats.detectron import DetectronPickle as DetectronPickle
     from segplug_instances.weight_formats.detectron import DetectronPyTorch as DetectronPyTorch
+    from segplug_instances.weight_formats.detectron2 import Detectron2 as Detectron2
+    from segplug_instances.weight_formats.torchvision import TorchvisionDetector as TorchvisionDetector
 # isort: on
 
 _HOMES = {
@@ -33,11 +41,19 @@ _HOMES = {
     "DetectionFPN": ".fpn",
     "DetectionResNet": ".resnet",
     "DetectionResize": ".transforms",
+    "Detectron2": ".weight_formats.detectron2",
     "DetectronBlobs": ".weight_formats.detectron",
     "DetectronPickle": ".weight_formats.detectron",
     "DetectronPyTorch": ".weight_formats.detectron",
     "FrozenBatchNorm2d": ".resnet",
     "Instances": ".output",
+    "KeypointHead": ".keypoint_head",
+    "MLPBoxHead": ".box_head",
+    "MaskHead": ".mask_head",
+    "RCNN": ".rcnn",
+    "RPN": ".rpn",
+    "Res5BoxHead": ".box_head",
+    "TorchvisionDetector": ".weight_formats.torchvision",
 }
 # Here they end.
 

@@ -28,6 +28,7 @@ class Convention:
             for side >= limit * scale of the image, ``original`` for the same in the image before resizing, with a limit
             of at least 1.
         centre_inside: Whether a proposal whose centre is outside the image is dropped.
+        proposals_in_padding: Whether, in inference, proposals may lie in the padding to a size that the network needs.
         limit_over_batch: Whether, in training with several levels, the limit of proposals after NMS is one for the
             whole batch. Otherwise it is one for each image. Either way NMS is done in each level.
         ground_truth_first: Whether ground truth is put before the proposals, rather than after them.
@@ -55,6 +56,7 @@ class Convention:
             threshold of 0.5.
         paste_by_grid: Whether masks are sampled at the centres of pixels, and a value equal to the threshold is inside.
             Otherwise masks are resized to boxes of whole pixels.
+        keypoint_kernel: Whether heat maps are doubled by a transposed convolution, which is bilinear but at the border.
         keypoint_centre: Position in its pixel of a keypoint that has integer coordinates in a data set.
         keypoint_score: ``resized``: softmax over the heat map at the size of the box. ``map``: of its peak over the
             heat map as predicted. ``logit``: the logit of the peak.
@@ -71,6 +73,7 @@ class Convention:
     anchor_strides: Literal["network", "image"]
     min_size: Literal["above", "from", "scaled", "original"]
     centre_inside: bool
+    proposals_in_padding: bool
     limit_over_batch: bool
     ground_truth_first: bool
     ranks_probabilities: bool
@@ -88,6 +91,7 @@ class Convention:
     mask_side: float
     mask_bitmaps: bool
     paste_by_grid: bool
+    keypoint_kernel: bool
     keypoint_centre: float
     keypoint_score: Literal["resized", "map", "logit"]
     resize: Literal["detectron", "pillow", "torch"]
@@ -107,6 +111,7 @@ DETECTRON = Convention(
     anchor_strides="network",
     min_size="original",
     centre_inside=True,
+    proposals_in_padding=True,
     limit_over_batch=True,
     ground_truth_first=True,
     ranks_probabilities=True,
@@ -124,6 +129,7 @@ DETECTRON = Convention(
     mask_side=1.0,
     mask_bitmaps=False,
     paste_by_grid=False,
+    keypoint_kernel=True,
     keypoint_centre=0.0,
     keypoint_score="resized",
     resize="detectron",
@@ -138,6 +144,7 @@ DETECTRON2 = Convention(
     anchor_strides="network",
     min_size="above",
     centre_inside=False,
+    proposals_in_padding=False,
     limit_over_batch=False,
     ground_truth_first=False,
     ranks_probabilities=False,
@@ -155,6 +162,7 @@ DETECTRON2 = Convention(
     mask_side=0.1,
     mask_bitmaps=False,
     paste_by_grid=True,
+    keypoint_kernel=False,
     keypoint_centre=0.5,
     keypoint_score="map",
     resize="pillow",

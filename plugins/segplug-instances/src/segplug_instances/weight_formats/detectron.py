@@ -33,6 +33,7 @@ class DetectronBlobs(DetectorFormat):
     """
 
     mark = r"^(res2_0_branch2a_w|conv_rpn\w*_w|fc6_w|mask_fcn_logits_w|kps_score_lowres_w)$"
+    conventions = ("detectron", "detectron_pytorch")
     background_first = True
     bgr = True
     ignored = r"_momentum$|^(conv1|res\d_\d+_branch\w+?)(?<!_[bg]n)_b$|^(fc1000|pred)_[wb]$|^kps_score_[wb]$"
@@ -48,7 +49,7 @@ class DetectronBlobs(DetectorFormat):
         (r"branch2([abc])_[bg]n_([sb])$", lambda found: f"bn{_number(found[1])}.{_LEAF[found[2]]}"),
         (r"^fpn_inner_res([2-5])_\d+_sum(?:_lateral)?_", lambda found: f"neck.lateral_convs.{int(found[1]) - 2}_"),
         (r"^fpn_res([2-5])_\d+_sum_", lambda found: f"neck.fpn_convs.{int(found[1]) - 2}_"),
-        (r"^conv_rpn(?:_fpn2)?_([wb])$", _blob("rpn.conv.")),
+        (r"^conv_rpn(?:_fpn2)?_([wb])$", _blob("rpn.convs.0.conv.")),
         (r"^rpn_(cls_logits|bbox_pred)(?:_fpn2)?_([wb])$", _blob(r"rpn.\1.")),
         (r"^fc([67])_([wb])$", lambda found: f"box_head.fc{int(found[1]) - 5}.{_LEAF[found[2]]}"),
         (r"^head_conv(\d+)_", lambda found: f"box_head.convs.{int(found[1]) - 1}_"),
@@ -71,9 +72,11 @@ class DetectronPyTorch(DetectorFormat):
     """Detectron.pytorch's names: ``Conv_Body``, ``RPN``, ``Box_Head``, ``Box_Outs`` and so on."""
 
     mark = r"^Conv_Body\."
+    conventions = ("detectron_pytorch", "detectron")
     background_first = True
     bgr = True
-    ignored = r"^Keypoint_Outs\.upsample\.|num_batches_tracked$"
+    ignored = r"^Keypoint_Outs\.upsample\.|^Mask_Head\.res5\.|num_batches_tracked$"
+    """The fixed kernel that doubles keypoint maps, and the second name of the stage that box and mask head share."""
     rules: ClassVar = (
         (r"^Conv_Body\.(?:conv_body\.)?res1\.", "backbone."),
         (r"^Conv_Body\.(?:conv_body\.)?res([2-5])\.", lambda found: f"backbone.layer{int(found[1]) - 1}."),
@@ -82,7 +85,7 @@ class DetectronPyTorch(DetectorFormat):
         (r"^Conv_Body\.topdown_lateral_modules\.(\d)\.conv_lateral\.",
          lambda found: f"neck.lateral_convs.{2 - int(found[1])}."),
         (r"^Conv_Body\.posthoc_modules\.(\d)\.", lambda found: f"neck.fpn_convs.{3 - int(found[1])}."),
-        (r"^RPN\.(?:FPN_)?RPN_conv\.", "rpn.conv."),
+        (r"^RPN\.(?:FPN_)?RPN_conv\.", "rpn.convs.0.conv."),
         (r"^RPN\.(?:FPN_)?RPN_cls_score\.", "rpn.cls_logits."),
         (r"^RPN\.(?:FPN_)?RPN_bbox_pred\.", "rpn.bbox_pred."),
         (r"^Box_Head\.fc\.", "box_head.fc1."),
@@ -104,16 +107,6 @@ class DetectronPyTorch(DetectorFormat):
         steps = 3 if re.sub(r"\.\d+\.\w+$", ".1.weight", key) in weights else 2
         index, step = divmod(int(found[2]), steps)
         return f"{found[1]}.{index}.{('conv', 'bn')[step]}.{found[3]}"
-
-    def convert(self, module: Any, weights: Weights) -> Weights:
-        converted = super().convert(module, weights)
-        if (
-            any(name.startswith("Mask_Head.res5.") for name in converted)
-            and "box_head.layer4.0.conv1.weight" in converted
-        ):
-            # The mask head shares this stage with the box head, and the file has it under both names.
-            converted = {name: value for name, value in converted.items() if not name.startswith("Mask_Head.res5.")}
-        return converted
 
 
 class DetectronPickle(WeightFormat):

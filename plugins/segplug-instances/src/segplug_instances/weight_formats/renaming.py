@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from segkernel.interfaces.model import WeightFormat
+from segplug_instances.box_head import BoxHead
+from segplug_instances.conventions import ConventionName
 from segplug_instances.fpn import DetectionFPN
+from segplug_instances.keypoint_head import KeypointHead
+from segplug_instances.mask_head import MaskHead
+from segplug_instances.rcnn import RCNN
 from segplug_instances.resnet import DetectionResNet
+from segplug_instances.rpn import RPN
+
+log = logging.getLogger(__name__)
 
 Weights = dict[str, Tensor]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 PARTS: tuple[tuple[type[nn.Module], str], ...] = (
+    (RCNN, ""),
     (DetectionResNet, "backbone."),
     (DetectionFPN, "neck."),
+    (RPN, "rpn."),
+    (BoxHead, "box_head."),
+    (MaskHead, "mask_head."),
+    (KeypointHead, "keypoint_head."),
 )
 """Where the parts of a detector are in it; a part takes its weights from those of a whole detector."""
 NORM_EPS = 1e-5
@@ -35,8 +49,10 @@ class DetectorFormat(WeightFormat):
     """A pattern that matches a name of this format only."""
     rules: ClassVar[Sequence[Rule]]
     """Patterns and replacements, applied in order."""
-    ignored: ClassVar[str] = r"$^"
-    """A pattern of the names that no model needs."""
+    ignored: ClassVar[str]
+    """A pattern of the names without a place that no model needs."""
+    conventions: ClassVar[tuple[ConventionName, ...]]
+    """Conventions of the code that the weights were trained with, the usual one first."""
     background_first: ClassVar[bool] = False
     bgr: ClassVar[bool] = False
     """Whether the model was trained on images with the channels blue, green, red; ours have red, green, blue."""
@@ -46,14 +62,17 @@ class DetectorFormat(WeightFormat):
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         place, own = _place_of(module) or "", module.state_dict()
+        self._warn_of_convention(module)
         converted: Weights = {}
         for key, value in weights.items():
-            if re.search(self.ignored, key):
-                continue
             name = self.rename(key, weights)
             places = [each.removeprefix(place) for each in _places(name) if each.startswith(place)]
-            found = [each for each in places if each in own]
-            converted |= {each: self.reorder(name, value) for each in found} or {key: value}
+            if found := [each for each in places if each in own]:
+                converted |= {
+                    each: self.reorder(name, value, len(own[each]) if own[each].ndim else 0) for each in found
+                }
+            elif not re.search(self.ignored, key):
+                converted[key] = value
         return _with_statistics(converted, own)
 
     def rename(self, key: str, weights: Weights) -> str:
@@ -62,8 +81,11 @@ class DetectorFormat(WeightFormat):
             key = re.sub(pattern, replacement, key)
         return key
 
-    def reorder(self, name: str, value: Tensor) -> Tensor:
-        """Return a tensor with the background last, or left out, and with channels for RGB images."""
+    def reorder(self, name: str, value: Tensor, length: int) -> Tensor:
+        """Return a tensor with the background last, or left out, and with channels for RGB images.
+
+        ``length`` is that of the model's tensor.
+        """
         if self.bgr and name == "backbone.conv1.weight":
             return value.flip(1)
         if not self.background_first:
@@ -76,6 +98,16 @@ class DetectorFormat(WeightFormat):
             return value[1:]
         return value
 
+    def _warn_of_convention(self, module: Any) -> None:
+        convention = getattr(module, "convention", None)
+        if convention is not None and convention.name not in self.conventions:
+            log.warning(
+                "%s weights in a model with convention: %s; set convention: %s for the results of their authors",
+                type(self).__name__,
+                convention.name,
+                self.conventions[0],
+            )
+
 
 def _place_of(module: nn.Module) -> str | None:
     """Return the prefix that the names of this module have in a detector; None for other modules."""
@@ -85,11 +117,9 @@ def _place_of(module: nn.Module) -> str | None:
 def _places(name: str) -> Iterator[str]:
     """Yield the names that a tensor may have, with batch or group norm, and with the last stage in the body or not."""
     stage = "backbone.layer4."
-    homes = [stage, "box_head.layer4.", "mask_head.layer4."] if name.startswith(stage) else [""]
-    for home in homes:
+    for home in [stage, "box_head.layer4.", "mask_head.layer4."] if name.startswith(stage) else [""]:
         moved = home + name.removeprefix(stage) if home else name
-        yield moved
-        yield re.sub(r"\.bn(\d?)\.", r".gn\1.", moved)
+        yield from dict.fromkeys((moved, re.sub(r"\.bn(\d?)\.", r".gn\1.", moved)))
 
 
 def _with_statistics(weights: Weights, own: Weights) -> Weights:
