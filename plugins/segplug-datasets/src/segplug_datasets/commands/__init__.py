@@ -13,6 +13,7 @@ COMMANDS = {
     "stats": "Mean and standard deviation per band, pixels per class, sizes, class weights.",
     "browse": "Draw images, masks and augmented samples on one page.",
     "prepare": "Convert a data set from its download into the published layout.",
+    "coco": "Write the objects of a data set as COCO's JSON.",
     "pack": "Decode a data set once into memory-mapped files.",
 }
 """Help texts by name; each command is ``command`` in ``segplug_datasets.commands.NAME``."""

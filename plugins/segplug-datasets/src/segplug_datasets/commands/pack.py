@@ -73,7 +73,7 @@ def _pack(config: Mapping[str, Any], split: str, dest: str, workers: int, shard_
         raise UsageError(f"the config has no set data.{split}; {suggest(split, known) or 'it has no data at all'}")
     spec = json.loads(json.dumps(data[split], default=str))
     dataset = build("datasets", data[split], path=f"data.{split}")
-    with _Progress(len(dataset)) as progress:
+    with Progress(len(dataset), "packing") as progress:
         packed = pack(dataset, dest, workers, shard_bytes, spec, progress)
     return len(packed), sum(path.stat().st_size for path in Path(dest).glob("shard-*.bin"))
 
@@ -89,14 +89,15 @@ def _verify(folder: str) -> None:
     click.echo(f"{folder} is valid")
 
 
-class _Progress:
+class Progress:
     """A progress bar in a terminal, a line at every tenth elsewhere; both on standard error."""
 
-    def __init__(self, total: int) -> None:
-        self._bar: Any = click.progressbar(length=total, label="packing", file=sys.stderr)
+    def __init__(self, total: int, what: str) -> None:
+        self._bar: Any = click.progressbar(length=total, label=what, file=sys.stderr)
+        self._what = what
         self._done, self._tenth = 0, 0
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             self._bar.__enter__()
         return self
@@ -109,7 +110,7 @@ class _Progress:
         if sys.stderr.isatty():
             self._bar.update(done - self._done)
         elif done * 10 // total > self._tenth:
-            click.echo(f"packed {done} of {total}", err=True)
+            click.echo(f"{self._what}: {done} of {total}", err=True)
         self._done, self._tenth = done, done * 10 // total
 
 
