@@ -153,3 +153,13 @@ def test_the_warning_names_only_what_the_config_lacks(
     words = {"SoftDiceLoss", "class_weight", "BalancedSampler"}
     assert "more iterations" in caplog.text
     assert {word for word in words if word in caplog.text} == named
+
+
+def test_label_maps_do_not_matter_to_a_model_of_objects(tmp_path: Path) -> None:
+    dataset = data(tmp_path, of(0, 255))
+    parts: Any = {"iteration": 0, "train_set": SimpleNamespace(dataset=dataset), "val_set": None}
+    run: Any = SimpleNamespace(**parts, labels=dataset.labels, config={}, model=SimpleNamespace(outputs={}))
+    with pytest.raises(DataError, match="only ground"):
+        LabelsHook().before_train(run)
+    run.model.outputs = {"seg": object()}  # no map
+    LabelsHook().before_train(run)

@@ -102,7 +102,9 @@ class LabelsHook:
 
         for batch in batches if self._counts_training else ():
             labels = batch.targets.get("seg")
-            if labels is not None and not labels.is_floating_point() and run.labels.task != "multilabel":
+            if labels is None or not _predicts_pixels(run):
+                continue
+            if not labels.is_floating_point() and run.labels.task != "multilabel":
                 counts = torch.histc(labels.float(), IGNORE + 1, 0, IGNORE)
                 self._train = counts if self._train is None else self._train + counts
 
@@ -223,8 +225,16 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _are_classes(labels: np.ndarray, run: Run) -> bool:
-    """Whether labels are class ids, not depths or multilabel masks."""
-    return labels.ndim == 2 and labels.dtype.kind in "ui" and run.labels.task != "multilabel"
+    """Whether labels are class ids that the model predicts, not depths or multilabel masks."""
+    return labels.ndim == 2 and labels.dtype.kind in "ui" and run.labels.task != "multilabel" and _predicts_pixels(run)
+
+
+def _predicts_pixels(run: Run) -> bool:
+    """Whether the main output of the model is a map; others, such as instances, do not learn from label maps."""
+    from segkernel.interfaces.output import PixelMap
+
+    output = getattr(getattr(run, "model", None), "outputs", {}).get("seg")
+    return output is None or isinstance(output, PixelMap)
 
 
 def _stopped(run: Run, name: str, seen: _Seen) -> DataError:
