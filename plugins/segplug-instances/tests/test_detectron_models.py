@@ -24,8 +24,14 @@ from segplug_instances.weight_formats.detectron import DetectronBlobs, Detectron
 
 MEANS = (102.9801, 115.9465, 122.7717)
 NAMES = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*1x.json"))
+CONVERTED = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*.d2.json"))
 TRAINED = sorted(path.stem for path in (RECORDED / "pkl").glob("train_*.json"))
-QUICK = ("e2e_mask_rcnn_R-50-C4_1x", "e2e_keypoint_rcnn_R-50-FPN_1x", "train_e2e_mask_rcnn_R-50-FPN_1x")
+QUICK = (
+    "e2e_mask_rcnn_R-50-C4_1x.d2",
+    "e2e_mask_rcnn_R-50-C4_1x",
+    "e2e_keypoint_rcnn_R-50-FPN_1x",
+    "train_e2e_mask_rcnn_R-50-FPN_1x",
+)
 Rows = Iterator[tuple[str, Any, np.ndarray]]
 
 
@@ -41,6 +47,13 @@ def test_stages_are_those_of_detectron(golden: Any, name: str) -> None:
     assert case.masks_differ() <= 1e-3
 
 
+@pytest.mark.parametrize("name", marked(CONVERTED))
+def test_detectron2s_rules_on_the_same_file_give_its_stages(golden: Any, name: str) -> None:
+    case = Detectron2Case(golden, name)
+    rows = [(stage, golden.error(_numpy(got), reference)) for stage, got, reference in case.stages()]
+    assert [row for row in rows if not row[1] <= case.tolerance] == []
+
+
 @pytest.mark.parametrize("name", marked(TRAINED))
 def test_a_training_step_is_that_of_detectron(golden: Any, name: str) -> None:
     case = TrainCase(golden, name)
@@ -50,6 +63,8 @@ def test_a_training_step_is_that_of_detectron(golden: Any, name: str) -> None:
 
 class Case:
     """A model with Detectron's blobs, and what Detectron.pytorch computes with them."""
+
+    convention = "detectron_pytorch"
 
     def __init__(self, golden: Any, name: str, limits: dict[str, Any] | None = None) -> None:
         self.golden, self.name = golden, name
@@ -61,7 +76,7 @@ class Case:
             "limit": test["DETECTIONS_PER_IM"],
         }
         self.tolerance = 1e-3 if "101" in name else 1e-4
-        self.model = of_detectron(name, self.facts["config"], self.limits, "detectron_pytorch").eval()
+        self.model = of_detectron(name, self.facts["config"], self.limits, self.convention).eval()
         self.blobs = golden.fill_blobs({blob: {"shape": shape} for blob, shape in self.facts["blobs"].items()})
         converted = DetectronBlobs().convert(self.model, dict(self.blobs))
         assert converted.keys() == self.model.state_dict().keys()
@@ -135,6 +150,50 @@ class Case:
 
     def cut(self, name: str, value: Tensor) -> tuple[str, Any, np.ndarray]:
         return name, self.golden.sliced(self.facts, name, value.detach()), self.arrays[name]
+
+
+class Detectron2Case(Case):
+    """A model with Detectron's blobs and the rules of detectron2, and what detectron2 computes with them."""
+
+    convention = "detectron2"
+
+    def __init__(self, golden: Any, name: str) -> None:
+        super().__init__(golden, name.removesuffix(".d2"))
+        self.recipe, scale = self.facts["image"], self.facts["im_scale"]
+        self.facts, self.arrays = golden.load(f"pkl/{name}")
+        size = tuple(int(side) for side in re.findall(r"\((\d+),(\d+),3\)", self.recipe)[0])
+        self.image = prepared(recorded_image(1234, size), scale)
+
+    @torch.no_grad()
+    def stages(self) -> Rows:
+        model, size = self.model, tuple(self.facts["image_size_hw"])
+        self.features, padded = model.extract_features(self.image[None])
+        for name, each in zip([key for key in self.arrays if key.startswith("feat_")], self.features):
+            yield self.cut(name, each)
+        outputs = model.rpn(self.features)
+        for level, (logits, deltas) in enumerate(outputs):
+            yield self.cut(f"rpn_logits_{level}", logits)
+            yield self.cut(f"rpn_deltas_{level}", deltas)
+        anchors = model.rpn.place_anchors(self.features, padded)
+        ((boxes, logits),) = model.rpn.select(outputs, anchors, [size])
+        yield "proposals", boxes, self.arrays["proposals"]
+        yield "proposal_logits", logits, self.arrays["proposal_logits"]
+
+        proposals = torch.from_numpy(self.arrays["proposals"])
+        logits, deltas = model.box_head(model.box_head.pooler(self.features, [proposals]))
+        yield "box_scores", logits, self.arrays["box_scores"]
+        yield "box_deltas", deltas, self.arrays["box_deltas"]
+        scores = torch.from_numpy(self.arrays["box_scores"]).softmax(1)
+        boxes = model.box_head.decode(proposals, torch.from_numpy(self.arrays["box_deltas"]))
+        found = model.output.select(boxes, scores, size)
+        for name, value in zip(("det_boxes", "det_scores", "det_classes"), found):
+            yield name, value, self.arrays[name]
+        boxes, labels = (torch.from_numpy(self.arrays[name]) for name in ("det_boxes", "det_classes"))
+        if model.mask_head is not None:
+            (masks,) = model.mask_head.predict(self.features, [boxes], [labels.long()], model.box_head)
+            yield "mask_logits", masks.logit(), self.arrays["mask_logits"]
+        if model.keypoint_head is not None:
+            yield self.cut("keypoint_logits", model.keypoint_head.predict(self.features, [boxes])[0])
 
 
 class TrainCase:
