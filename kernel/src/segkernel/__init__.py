@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.3.0"
 
 PUBLIC_MODULES = ("nn", "annotations", "interfaces", "labels", "engine", "schedules", "sample", "geometry", "image",
-                  "headers", "hookspecs", "hooks", "inference", "errors", "weights", "config", "data", "files", "cli",
-                  "checkpoint", "loading", "experiment", "predictor", "catalog", "signature", "testing")  # fmt: skip
+    "headers", "hookspecs", "hooks", "inference", "errors", "weights", "config", "data", "files", "cli", "checkpoint",
+    "loading", "experiment", "predictor", "plain", "catalog", "signature", "testing")  # fmt: skip
 """The modules that plugins may import; all others may change in any release."""
 
 if TYPE_CHECKING:

@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.depth_estimator import DepthEstimator as DepthEstimator
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
+    from segplug_heads.segmentors.module_segmentor import ModuleSegmentor as ModuleSegmentor
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
@@ -148,6 +149,7 @@ _HOMES = {
     "Mask2FormerHead": ".heads.mask2former_head",
     "MaskFormerHead": ".heads.maskformer_head",
     "MaskPseudoSampler": ".parts.matching",
+    "ModuleSegmentor": ".segmentors.module_segmentor",
     "MultiHeadSegmentor": ".segmentors.multi_head",
     "MultiLevelNeck": ".necks.multilevel_neck",
     "MultimodalEncoderDecoder": ".segmentors.multimodal_encoder_decoder",
