@@ -12,6 +12,7 @@ from segplug_instances.keypoint_maps import (
     keypoint_loss,
     keypoint_targets,
     object_keypoint_similarity,
+    oks_nms,
 )
 
 
@@ -79,3 +80,5 @@ def test_similarity_of_objects(name: str) -> None:
     sigmas = torch.tensor(case.params["sigmas_times_10"]) / 10
     found = object_keypoint_similarity(places[:1], places, (width * height)[:1], sigmas)
     check(found[0], case["oks_row0"])
+    kept = oks_nms(places, case["keypoints"][:, 2].mean(1), width * height, sigmas, 0.3)
+    check(kept, case["nms_keep"])

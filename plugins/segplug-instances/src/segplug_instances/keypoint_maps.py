@@ -85,3 +85,22 @@ def object_keypoint_similarity(a: Tensor, b: Tensor, areas: Tensor, sigmas: Tens
     distance = (a[:, None] - b).square().sum(-1)
     variance = 2 * (2 * sigmas).square() * areas[:, None, None]
     return (-distance / variance.clamp(min=torch.finfo(distance.dtype).tiny)).exp().mean(-1)
+
+
+def oks_nms(keypoints: Tensor, scores: Tensor, areas: Tensor, sigmas: Tensor, threshold: float) -> Tensor:
+    """Return the indices (k,) of objects to which no better one has an OKS above the threshold, best first.
+
+    Args:
+        keypoints: x, y (n, P, 2).
+        scores: (n,), such as the mean logit of an object's keypoints.
+        areas: Square pixels (n,).
+        sigmas: As in `object_keypoint_similarity`.
+        threshold: From 0 to 1.
+    """
+    order = scores.argsort(descending=True, stable=True).tolist()
+    dropped = object_keypoint_similarity(keypoints, keypoints, areas, sigmas) > threshold
+    kept = list[int]()
+    for row in order:
+        if not dropped[kept, row].any():
+            kept.append(row)
+    return torch.tensor(kept, dtype=torch.long, device=scores.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segplug_instances.boxes import area, intersection, iou
 from segplug_instances.conventions import Convention
+from segplug_instances.tracing import descending, is_exporting, while_loop
 
 _BLOCK = 256  # boxes that are compared with all later ones at once
 
@@ -32,7 +33,7 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, convention: Convention)
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, convention: Convention) -> Tensor:
     """Return the indices (k,) of the boxes kept by `nms` in each of the ``groups``, int64 (n,), in the same order."""
     few = 4000 if boxes.device.type == "cpu" else 20000  # coordinates; with more, torchvision visits group by group
-    if len(boxes) and convention.shifted_groups and boxes.numel() <= few:
+    if convention.shifted_groups and not is_exporting() and 0 < boxes.numel() <= few:
         shifts = groups.to(boxes) * (boxes.max() + 1)
         return _nms(boxes + shifts[:, None], scores, None, threshold, convention)
     return _nms(boxes, scores, groups, threshold, convention)
@@ -49,21 +50,25 @@ def _nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float,
         found = common / (areas[a, None] + areas[b] - common) >= limit
         return found if groups is None else found & (groups[a, None] == groups[b])
 
-    everything = torch.arange(len(boxes), device=boxes.device)
+    everything = torch.arange(boxes.shape[0], device=boxes.device)
     kept = torch.ones_like(everything, dtype=torch.bool)
-    for start in range(0, len(boxes), _BLOCK):
-        block, later = everything[start : start + _BLOCK], everything[start + _BLOCK :]
-        block, later = block[kept[block]], later[kept[later]]
-        kept[block] = _kept_in_order(overlaps(block, block))
-        kept[later] = ~overlaps(block[kept[block]], later).any(0)
-    found = order[kept]
-    return found.sort().values if convention.nms_in_input_order else found
+    if is_exporting():
+        kept = _kept_in_order(overlaps(everything, everything))
+    else:
+        for start in range(0, len(boxes), _BLOCK):
+            block, later = everything[start : start + _BLOCK], everything[start + _BLOCK :]
+            block, later = block[kept[block]], later[kept[later]]
+            kept[block] = _kept_in_order(overlaps(block, block))
+            kept[later] = ~overlaps(block[kept[block]], later).any(0)
+    if convention.nms_in_input_order:
+        return torch.zeros_like(kept).scatter(0, order, kept).nonzero()[:, 0]
+    return order[kept]
 
 
 def _by_score(scores: Tensor, convention: Convention) -> Tensor:
     if convention.nms_in_input_order:
-        return scores.argsort(stable=True).flip(0)
-    return scores.argsort(descending=True, stable=True)
+        return scores.shape[0] - 1 - descending(scores.flip(0))
+    return descending(scores)
 
 
 def _least_dropped(threshold: float, convention: Convention) -> float:
@@ -77,13 +82,22 @@ def _least_dropped(threshold: float, convention: Convention) -> float:
 def _kept_in_order(overlaps: Tensor) -> Tensor:
     """Return which rows remain, bool (n,), if each remaining row drops the later rows that it overlaps, (n, n).
 
-    Row i is right after i rounds at most; a round that changes nothing is the last.
+    Row i is right after i rounds at most, so that the result is right when a round changes nothing.
     """
     later = overlaps.triu(1)
-    kept, before = ~later.any(0), None
-    while before is None or not torch.equal(kept, before):
-        kept, before = ~(later & kept[:, None]).any(0), kept
-    return kept
+
+    def changed(kept: Tensor, before: Tensor) -> Tensor:
+        return (kept != before).any()
+
+    def round_(kept: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        return ~(later & kept[:, None]).any(0), kept.clone()
+
+    state = torch.ones_like(later[0]), torch.zeros_like(later[0])
+    if is_exporting():
+        return while_loop(changed, round_, state)[0]
+    while changed(*state):
+        state = round_(*state)
+    return state[0]
 
 
 def soft_nms(

@@ -11,6 +11,7 @@ from torch import Tensor
 from segplug_instances.boxes import clip, large_enough
 from segplug_instances.conventions import Convention
 from segplug_instances.nms import batched_nms
+from segplug_instances.tracing import descending
 
 GROUND_TRUTH_LOGIT = math.log((1 - 1e-10) / 1e-10)
 """Logit of a ground truth among the proposals."""
@@ -42,46 +43,43 @@ def select(
         training: Whether the limits are those of training.
         scales: Side of each resized image divided by that of the original; 1 if not given.
     """
-    chosen = [level.topk(min(pre_nms, level.shape[1]), dim=1) for level in logits]
+    chosen = [level.topk(torch.sym_min(pre_nms, level.shape[1]), dim=1) for level in logits]
     best = [each.gather(1, top.indices[..., None].expand(-1, -1, 4)) for each, top in zip(boxes, chosen)]
     levels = torch.cat([torch.full_like(top.indices[0], level) for level, top in enumerate(chosen)])
     all_boxes, all_logits = torch.cat(best, 1), torch.cat([top.values for top in chosen], 1)
     found = []
     for image, size in enumerate(sizes):
-        scale = 1.0 if scales is None else scales[image]
-        found.append(
-            _select_one(
-                all_boxes[image], all_logits[image], levels, size, scale, post_nms, nms_threshold, min_size, convention
-            )
-        )
+        each = clip(all_boxes[image], size, convention)
+        valid = large_enough(each, min_size, convention, size, scales[image] if scales else 1.0)
+        valid = valid & each.isfinite().all(-1) & all_logits[image].isfinite()
+        kept = _suppress(each[valid], all_logits[image][valid], levels[valid], nms_threshold, convention)
+        kept = valid.nonzero()[:, 0][kept]
+        if convention.nms_in_input_order:
+            kept = _best_of_levels(kept, all_logits[image], levels, len(chosen), post_nms)
+        found.append((each[kept], all_logits[image][kept]))
     if training and convention.limit_over_batch and len(logits) > 1:
         return limit_over_batch(found, post_nms)
     return [(each[:post_nms], scores[:post_nms]) for each, scores in found]
 
 
-def _select_one(
-    boxes: Tensor, logits: Tensor, levels: Tensor, size: tuple[int, int], scale: float,
-    post_nms: int, nms_threshold: float, min_size: float, convention: Convention,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    boxes = clip(boxes, size, convention)
-    valid = large_enough(boxes, min_size, convention, size, scale)
-    valid &= boxes.isfinite().all(-1) & logits.isfinite()
-    boxes, logits, levels = boxes[valid], logits[valid], levels[valid]
+def _suppress(boxes: Tensor, logits: Tensor, levels: Tensor, threshold: float, convention: Convention) -> Tensor:
     scores = logits.sigmoid() if convention.ranks_probabilities else logits
-    kept = batched_nms(boxes, scores, levels, nms_threshold, convention)
-    if convention.nms_in_input_order:  # one level after the other, each by score
-        counts = levels[kept].bincount()
-        starts = (counts.cumsum(0) - counts)[levels[kept]]
-        kept = kept[torch.arange(len(kept), device=kept.device) - starts < post_nms]
-        kept = kept[scores[kept].argsort(descending=True, stable=True)]
-    return boxes[kept], logits[kept]
+    return batched_nms(boxes, scores, levels, threshold, convention)
+
+
+def _best_of_levels(kept: Tensor, logits: Tensor, levels: Tensor, count: int, limit: int) -> Tensor:
+    """Return the first ``limit`` of each of ``count`` levels, which are one after the other in ``kept``; best first."""
+    totals = (levels[kept] == torch.arange(count, device=kept.device)[:, None]).sum(1)
+    starts = (totals.cumsum(0) - totals)[levels[kept]]
+    kept = kept[torch.arange(kept.shape[0], device=kept.device) - starts < limit]
+    return kept[descending(logits[kept])]
 
 
 def limit_over_batch(found: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[tuple[Tensor, Tensor]]:
     """Return the best ``limit`` of the proposals (n, 4) and logits (n,) of all images, for each image."""
     logits = torch.cat([each for _, each in found])
     kept = torch.zeros_like(logits, dtype=torch.bool)
-    kept[logits.argsort(descending=True, stable=True)[:limit]] = True
+    kept[descending(logits)[:limit]] = True
     parts = kept.split([len(each) for _, each in found])
     return [(boxes[part], each[part]) for (boxes, each), part in zip(found, parts)]
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from segplug_instances.boxes import clip, large_enough
 from segplug_instances.conventions import Convention
 from segplug_instances.nms import SoftNMSMethod, VotedScore, batched_nms, box_voting, soft_nms
+from segplug_instances.tracing import descending
 
 
 class SoftNMS(TypedDict, total=False):
@@ -80,10 +81,7 @@ def _suppress(
         rows = (labels == label).nonzero()[:, 0]
         chosen, found = soft_nms(boxes[rows], scores[rows], threshold, convention, **soft)
         kept, lowered = torch.cat([kept, rows[chosen]]), torch.cat([lowered, found])
-    if convention.ties_beyond_limit:
-        return kept, lowered
-    order = lowered.argsort(descending=True, stable=True)
-    return kept[order], lowered[order]
+    return kept, lowered
 
 
 def _vote(
@@ -102,9 +100,10 @@ def _vote(
 
 
 def _first(scores: Tensor, labels: Tensor, limit: int, convention: Convention) -> Tensor:
-    first = torch.arange(len(scores), device=scores.device)
+    best = descending(scores)[:limit] if limit else descending(scores)
     if not convention.ties_beyond_limit:
-        return first[:limit] if limit else first
-    if 0 < limit < len(scores):
-        first = first[scores >= scores.topk(limit).values[-1]]
-    return first[labels[first].argsort(stable=True)]
+        return best
+    least = torch.cat([scores[best], scores.new_full((1,), torch.inf)]).amin()
+    first = (scores >= least).nonzero()[:, 0]
+    place = torch.arange(first.shape[0], device=first.device)
+    return first[(labels[first] * first.shape[0] + place).argsort()]

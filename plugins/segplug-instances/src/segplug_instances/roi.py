@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, max_pool2d
 
+from segkernel.errors import ExportError
 from segplug_instances.boxes import area
 from segplug_instances.conventions import Convention, ConventionName, convention_of
+from segplug_instances.tracing import is_exporting, while_loop
 
 _MOST_POSITIONS = 1 << 21  # in bags that are reduced at once; their indices and weights take about 100 MB
 
@@ -46,19 +48,35 @@ def roi_align(
     first = _image_start(rois, features)
     start, stop = (_corners(rois) * spatial_scale - (0.5 if aligned else 0.0)).unbind(1)
     extent = stop - start if aligned else (stop - start).clamp(min=1)
-    if sampling_ratio:
-        counts = torch.full_like(extent, sampling_ratio, dtype=torch.long)
-    else:
-        counts = (extent / extent.new_tensor(cells)).ceil().clamp(min=0).long()
+    counts = (extent / extent.new_tensor(cells)).ceil().clamp(min=0).long()
+    counts = torch.full_like(counts, sampling_ratio) if sampling_ratio else counts
+    sides = _sides(features, rois)
+
+    def axes(part: slice, samples: Sequence[Tensor]) -> tuple[_Axis, _Axis]:
+        y, x = (
+            _samples(start[part, i], extent[part, i], counts[part, i], samples[i], cells[i], sides[i]) for i in (0, 1)
+        )
+        return y, x
 
     def pool(part: slice) -> Tensor:
-        y, x = (
-            _samples(start[part, i], extent[part, i], counts[part, i], sampling_ratio, cells[i], features.shape[2 + i])
-            for i in (0, 1)
-        )
-        return _reduce(matrix, first[part], features.shape[3], y, x, "sum", ragged=sampling_ratio == 0)
+        most = [sampling_ratio or (int(each.max()) if len(each) else 0) for each in counts[part].unbind(1)]
+        y, x = axes(part, [torch.arange(each, device=counts.device) for each in most])
+        return _reduce(matrix, first[part], sides[1].long(), y, x, "sum", ragged=sampling_ratio == 0)
 
-    return _in_parts(pool, 4 * math.prod(cells) * counts.prod(1)).to(features.dtype)
+    def add_sample(number: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        y, x = axes(slice(None), (number // columns, number % columns))
+        return number + 1, total + _interpolate(matrix, first, sides[1].long(), y, x)
+
+    if not is_exporting():
+        return _in_parts(pool, 4 * math.prod(cells) * counts.prod(1)).to(features.dtype)
+    rows, columns = (torch.cat([each, each.new_ones(1)]).amax(0, keepdim=True) for each in counts.unbind(1))
+    state = torch.zeros_like(rows), matrix.new_zeros(rois.shape[0], *cells, matrix.shape[1])
+    if sampling_ratio:
+        for _ in range(sampling_ratio**2):
+            state = add_sample(*state)
+    else:
+        state = while_loop(lambda number, total: (number < rows * columns).all(), add_sample, state)
+    return state[1].movedim(-1, 1).to(features.dtype)
 
 
 def roi_pool(features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float = 1.0) -> Tensor:
@@ -100,9 +118,10 @@ def roi_crop(
     rois, matrix = rois.detach().to(dtype), _matrix(features, dtype)
     first = _image_start(rois, features)
     start, stop = (_corners(rois) * spatial_scale).unbind(1)
+    sides = _sides(features, rois)
 
     def pool(part: slice) -> Tensor:
-        y, x = (_grid(start[part, i], stop[part, i], points[i], features.shape[2 + i]) for i in (0, 1))
+        y, x = (_grid(start[part, i], stop[part, i], points[i], sides[i]) for i in (0, 1))
         return _reduce(matrix, first[part], features.shape[3], y, x, "sum", ragged=False)
 
     crops = _in_parts(pool, torch.full_like(first, 4 * math.prod(points))).to(features.dtype)
@@ -155,6 +174,8 @@ class RoIPooler:
     def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
         if self.kind == "align":
             return roi_align(features, rois, self.output_size, 1 / stride, self.sampling_ratio, self.aligned)
+        if is_exporting():
+            raise ExportError(f"regions of kind {self.kind} cannot be exported; kind align can")
         return (roi_pool if self.kind == "pool" else roi_crop)(features, rois, self.output_size, 1 / stride)
 
 
@@ -184,20 +205,18 @@ class _Axis:
     count: Tensor  # (R, cells) int64
 
 
-def _samples(start: Tensor, extent: Tensor, count: Tensor, fixed: int, cells: int, size: int) -> _Axis:
-    """Return the neighbours of ``count`` samples (R,) in each cell; ``fixed``, unless 0, is that count."""
-    most = fixed or (int(count.max()) if len(count) else 0)
-    sides, count = (extent / cells)[:, None, None], count[:, None, None]
+def _samples(start: Tensor, extent: Tensor, count: Tensor, sample: Tensor, cells: int, size: Tensor) -> _Axis:
+    """Return the neighbours of samples (k,), numbered from 0 to ``count`` (R,) - 1, in each cell."""
+    sides, count, sample = (extent / cells)[:, None, None], count[:, None, None], sample.to(start)
     cell = torch.arange(cells, device=start.device)[:, None]
-    sample = torch.arange(most, device=start.device) + 0.5
-    place = start[:, None, None] + cell * sides + sample * sides / count
-    inside = (place >= -1) & (place <= size)
-    index, weight = _neighbours(place.clamp(0, size - 1), size)
-    weight = weight * (inside / count).repeat_interleave(2, 2)
+    place = start[:, None, None] + cell * sides + (sample + 0.5) * sides / count
+    inside = (place >= -1) & (place <= size) & (sample < count)
+    index, weight = _neighbours(place.clamp(min=0).minimum(size - 1), size)
+    weight = weight * (inside / count.clamp(min=1)).repeat_interleave(2, 2)
     return _Axis(index, weight, (2 * count[..., 0]).expand(-1, cells))
 
 
-def _grid(start: Tensor, stop: Tensor, points: int, size: int) -> _Axis:
+def _grid(start: Tensor, stop: Tensor, points: int, size: Tensor) -> _Axis:
     """Return the neighbours of ``points`` from ``start`` to ``stop`` (R,)."""
     share = torch.linspace(0, 1, points, dtype=start.dtype, device=start.device)
     place = torch.lerp(start[:, None, None], stop[:, None, None], share[:, None])
@@ -205,12 +224,12 @@ def _grid(start: Tensor, stop: Tensor, points: int, size: int) -> _Axis:
     return _Axis(index, weight, torch.full_like(index[..., 0], 2))
 
 
-def _neighbours(place: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _neighbours(place: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """Return the two positions beside each place (R, cells, k) and their weights, 0 outside the map, (R, cells, 2k)."""
     low = place.floor()
     index, weight = torch.stack([low, low + 1], -1), torch.stack([low + 1 - place, place - low], -1)
     weight = weight * ((index >= 0) & (index < size))
-    return index.clamp(0, size - 1).long().flatten(2), weight.flatten(2)
+    return index.clamp(min=0).minimum(size - 1).long().flatten(2), weight.flatten(2)
 
 
 def _spans(start: Tensor, extent: Tensor, cells: int, size: int) -> _Axis:
@@ -223,7 +242,7 @@ def _spans(start: Tensor, extent: Tensor, cells: int, size: int) -> _Axis:
     return _Axis(index, torch.ones_like(index), count)
 
 
-def _reduce(matrix: Tensor, start: Tensor, width: int, y: _Axis, x: _Axis, mode: str, ragged: bool) -> Tensor:
+def _reduce(matrix: Tensor, start: Tensor, width: int | Tensor, y: _Axis, x: _Axis, mode: str, ragged: bool) -> Tensor:
     """Return the sum or maximum of rows of a matrix in each cell, (R, C, h, w).
 
     Args:
@@ -257,9 +276,20 @@ def _reduce(matrix: Tensor, start: Tensor, width: int, y: _Axis, x: _Axis, mode:
     return cells.unflatten(0, shape).movedim(-1, 1)
 
 
+def _interpolate(matrix: Tensor, start: Tensor, width: Tensor, y: _Axis, x: _Axis) -> Tensor:
+    """Return the weighted sum (R, h, w, C) of the two by two rows of a matrix that each cell reads; see `_reduce`."""
+    total = torch.zeros((), dtype=matrix.dtype, device=matrix.device)
+    for row in (0, 1):
+        for column in (0, 1):
+            index = start[:, None, None] + y.index[:, :, None, row] * width + x.index[:, None, :, column]
+            weight = y.weight[:, :, None, row] * x.weight[:, None, :, column]
+            total = total + matrix[index] * weight[..., None]
+    return total
+
+
 def _in_parts(pool: Callable[[slice], Tensor], positions: Tensor) -> Tensor:
     """Return the results of ``pool`` on regions, so many at once that their positions (R,) are not too many."""
-    if torch.compiler.is_compiling() or positions.sum() <= _MOST_POSITIONS:
+    if positions.sum() <= _MOST_POSITIONS:
         return pool(slice(None))
     part = positions.cumsum(0) // _MOST_POSITIONS
     stops = part.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
@@ -273,6 +303,11 @@ def _matrix(features: Tensor, dtype: torch.dtype) -> Tensor:
 def _corners(rois: Tensor) -> Tensor:
     """Return the corners (R, 2, 2): first, last; y, x."""
     return rois[:, 1:].unflatten(1, (2, 2)).flip(2)
+
+
+def _sides(features: Tensor, like: Tensor) -> list[Tensor]:
+    """Return height and width of feature maps as tensors, which a loop in a traced graph can read."""
+    return [torch.scalar_tensor(side, dtype=like.dtype, device=like.device) for side in features.shape[2:]]
 
 
 def _image_start(rois: Tensor, features: Tensor) -> Tensor:
