@@ -19,8 +19,10 @@ from segplug_datasets.annotations import objects
 from segplug_datasets.annotations.coco import CocoInstanceDataset
 from segplug_datasets.annotations.coco_keypoints import CocoKeypointDataset
 from segplug_datasets.annotations.coco_panoptic import CocoPanopticDataset
+from segplug_datasets.concat import ConcatDataset
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 from segplug_datasets.geometry import Flip
+from segplug_datasets.samplers import AspectRatioGroups
 
 SHARED = Path(__file__).parents[4] / "shared/data"
 SIZE = (6, 8)
@@ -433,3 +435,12 @@ def test_keypoints_of_objects(tmp_path: Path) -> None:
     assert (points.array[0, 0].tolist(), points.mirrored) == ([2.5, 3.5, 2], [0, 2, 1])
     assert people(tmp_path, crowds=True)[1]["crowd"].array.tolist() == [False, False, True]
     assert people(tmp_path, background=None, instances="polygons")[1]["classes"].array.tolist() == [0, 0]
+
+
+def test_sizes_of_images_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load(put(tmp_path, [annotation(1, box(0, 0, 2, 2))]), instances="polygons")
+    both = ConcatDataset([dataset, dataset])
+    monkeypatch.setattr(CocoInstanceDataset, "__getitem__", None)  # no image is read
+    assert sorted(AspectRatioGroups().order(both, 0, 0, 2)) == list(range(6))
+    entries = [{"id": 11, "file_name": f"{11:012d}.png"}]
+    assert load(put(tmp_path, [], images=entries)).image_sizes is None

@@ -39,6 +39,8 @@ def test_objects_of_every_format_survive(cls: Any, instances: str, tmp_path: Pat
     written = write_coco(dataset, tmp_path / "out.json")
     read: Any = CocoInstanceDataset(tmp_path / "out.json", written["folder"], instances="masks", background=None)
     assert read.classes == dataset.classes
+    if cls is LabelmeDataset and instances == "polygons":
+        assert dataset[0]["instances"].polygons()[0][0].tolist() == [[1, 1], [9, 1], [9, 8]]
     assert written["objects"] == sum(len(dataset[index]["boxes"].array) for index in range(len(dataset))) > 0
     for index in range(len(dataset)):
         before, after = dataset[index], read[index]
@@ -57,7 +59,7 @@ def test_ids_are_those_of_the_file(tmp_path: Path) -> None:
         (7, "images/0.png"), (8, "images/1.png")
     ]  # fmt: skip
     assert [category["id"] for category in document["categories"]] == [3]
-    assert [isinstance(one["segmentation"], dict) for one in document["annotations"]] == [False, True, False]
+    assert [isinstance(one["segmentation"], dict) for one in document["annotations"]] == [False, True, False, False]
 
 
 class Bare:

@@ -12,7 +12,7 @@ import pytest
 
 from segkernel.errors import DataError
 from segkernel.sample import Sample, collate
-from segplug_datasets import image
+from segplug_datasets import image, pages
 from segplug_datasets.annotations.numbered import NumberedMaskDataset, PennFudanDataset
 from segplug_datasets.annotations.outline import outline
 from segplug_datasets.annotations.raster import polygon
@@ -127,6 +127,14 @@ def test_objects_that_leave_the_image_are_dropped_from_all_fields() -> None:
     assert [sample[name].count for name in sample] == [2] * 6
     assert sample.apply(Crop(0, 0, 5, 5))["keypoints"].array.shape == (0, 3, 3)
     assert sample.apply(Pad(9, 9))["boxes"].count == 0
+
+
+def test_objects_are_packed_and_read_back() -> None:
+    before = street((2, 2), (30, 20))
+    after = pages.decode(bytearray(b"".join(pages.encode(before))))
+    assert all(np.array_equal(after[name].array, before[name].array) for name in before)
+    assert np.array_equal(after["instances"].masks(after.size), before["bitmaps"].array)
+    assert after.apply(Flip()).fields["keypoints"].array.tolist() == before.apply(Flip())["keypoints"].array.tolist()
 
 
 def test_objects_of_a_batch_are_lists() -> None:

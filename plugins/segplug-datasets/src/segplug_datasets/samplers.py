@@ -199,7 +199,7 @@ class AspectRatioGroups(_ByContent):
         return np.concatenate([shuffled[:head], mixed, shuffled[head + whole :]])
 
     def _ratios(self, dataset: Dataset) -> np.ndarray:
-        sizes = getattr(dataset, "image_sizes", None)  # known without reading images
+        sizes = _known_sizes(dataset)
         height, width = (self._index(dataset).sizes if sizes is None else sizes).T
         return np.asarray(width / np.maximum(height, 1))
 
@@ -209,3 +209,12 @@ class AspectRatioGroups(_ByContent):
         chunks = [indices[start : start + step] for start in range(0, len(indices), step)]
         ordered = [chunk[np.argsort(ratios[chunk], kind="stable")] for chunk in chunks]
         return np.concatenate([indices[:0], *ordered]).reshape(-1, batch)
+
+
+def _known_sizes(dataset: Any) -> np.ndarray | None:
+    """Return (N, 2) height and width of each image, if a data set knows them without reading the images."""
+    if parts := getattr(dataset, "datasets", None):
+        found = [_known_sizes(part) for part in parts]
+        known = [sizes for sizes in found if sizes is not None]
+        return np.concatenate(known) if len(known) == len(found) else None
+    return getattr(dataset, "image_sizes", None)

@@ -284,7 +284,8 @@ def write_coco_example(folder: Path) -> None:
     shapes: list[dict[str, Any]] = [
         {"image_id": 7, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]], "keypoints": points, "num_keypoints": 2},
         {"image_id": 7, "segmentation": {"size": [12, 16], "counts": [12, 24, 156]}, "iscrowd": 1},
-        {"image_id": 8, "segmentation": [[2, 2, 7, 2, 7, 7]], "keypoints": [0] * 9, "num_keypoints": 0},
+        {"image_id": 8, "segmentation": [[2, 2, 7, 2, 7, 7]], "keypoints": [0] * 9, "num_keypoints": 0, "area": 12.5},
+        {"image_id": 8, "segmentation": {"size": [9, 20], "counts": "96U5"}, "iscrowd": 0, "area": 6},
     ]
     for number, shape in enumerate(shapes):
         shape |= {"id": number, "category_id": 3, "bbox": [1, 1, 8, 8]}
