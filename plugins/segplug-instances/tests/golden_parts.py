@@ -17,6 +17,28 @@ import numpy as np
 import pytest
 import torch
 
+KEPT = {
+    "anchors": ("d2_c4_97x141", "tv_fpn_97x141", "tv_multi_size"),
+    "box_codec": ("*_w10_0", "clip", "min_size_edges"),
+    "box_post": ("*_1",),
+    "d1_anchors": ("stride16_32*", "stride64*", "field"),
+    "d1_boxes": ("*",),
+    "d1_dataset": ("*",),
+    "d1_proposals": ("*",),
+    "d1_results": ("box_results_t0.1*", "paste", "keypoints", "oks", "fpn_pool_sr0", "sizes", "prep"),
+    "d1_solver": ("*",),
+    "d1_train": ("*",),
+    "iou_nms": ("*_1*", "edges*", "empty"),
+    "keypoints": ("*",),
+    "levels": ("assign", "pooler*sr0", "pooler_tv", "large_tv"),
+    "losses": ("*",),
+    "masks": ("*",),
+    "matching": ("*_0", "sample*", "d2_edges", "d2_no_gt"),
+    "proposals": ("*",),
+    "resize": ("*",),
+    "roi_pooling": ("align_s0.25_a?_sr0*", "align_s1_a1_sr2_o2x3", "pool_s0.25"),
+}
+"""Cases that the packed file holds: every rule once."""
 HERE = Path(__file__).parent
 PACKED = HERE / "golden_parts.npz"
 FOLDER = Path(os.environ.get("SEGKERNEL_PARITY", HERE.parents[3] / "shared" / "parity")) / "instances" / "parts"
@@ -70,3 +92,21 @@ def check(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-6) -> N
         assert torch.equal(got.to(wanted.dtype), wanted)
     elif wanted.numel():
         assert (got - wanted).abs().max() <= tolerance * wanted.abs().max().clamp(min=1e-12)
+
+
+def pack() -> None:
+    """Write the chosen cases of all files to `PACKED`."""
+    facts: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for file, patterns in KEPT.items():
+        stored = json.loads((FOLDER / f"{file}.json").read_text("utf-8"))["cases"]
+        facts[file] = [fact for fact in stored if any(fnmatch(fact["name"], pattern) for pattern in patterns)]
+        for fact in facts[file]:
+            case = load(file)[fact["name"]]
+            arrays |= {f"{file}/{fact['name']}/{name}": array for name, array in case.arrays.items()}
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    np.savez_compressed(PACKED, facts=text, **arrays)
+
+
+if __name__ == "__main__":
+    pack()
