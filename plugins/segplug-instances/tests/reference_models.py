@@ -24,18 +24,22 @@ SIZES = ((32,), (64,), (128,), (256,), (512,))
 def of_torchvision(name: str, kwargs: Mapping[str, Any]) -> RCNN:
     """Return one of ``torchvision.models.detection``, with the arguments of its constructor."""
     person = name.startswith("keypoint")
+    norm: dict[str, Any] = {"norm_cfg": {"type": "BN"}} if name.endswith("_v2") else {}
+    deep = {"num_convs": 4, "num_fcs": 1} if norm else {}
+    depth = int(re.search(r"resnet(\d+)", name)[1])  # type: ignore[index]
     return RCNN(
-        DetectionResNet(50, norm_cfg={"type": "BN"}, norm_eval=True),
-        DetectionFPN(),
+        DetectionResNet(depth, norm_cfg={"type": "BN"}, norm_eval=True),
+        DetectionFPN(**norm),
         rpn=Spec(
             RPN,
+            num_convs=2 if norm else 1,
             anchors=Spec(Anchors, sizes=SIZES),
             pre_nms=(kwargs["rpn_pre_nms_top_n_train"], kwargs["rpn_pre_nms_top_n_test"]),
             post_nms=(kwargs["rpn_post_nms_top_n_train"], kwargs["rpn_post_nms_top_n_test"]),
             batch_size_per_image=kwargs["rpn_batch_size_per_image"],
         ),
-        box_head=Spec(MLPBoxHead, batch_size_per_image=kwargs["box_batch_size_per_image"]),
-        mask_head=Spec(MaskHead) if name.startswith("mask") else None,
+        box_head=Spec(MLPBoxHead, batch_size_per_image=kwargs["box_batch_size_per_image"], **deep, **norm),
+        mask_head=Spec(MaskHead, **norm) if name.startswith("mask") else None,
         keypoint_head=Spec(KeypointHead) if person else None,
         num_classes=1 if person else 90,
         output=Spec(Instances, limit=kwargs["box_detections_per_img"]),
@@ -154,14 +158,14 @@ def of_detectron(name: str, config: Mapping[str, Any], limits: Mapping[str, Any]
         "box_weights": tuple(config["BBOX_REG_WEIGHTS"]),
         "beta": 1.0,
     }
+    if norm := {"norm_cfg": {"type": "GN", "num_groups": 32}} if name.endswith("_gn") else {}:
+        heads |= {"num_convs": 4, "num_fcs": 1, **norm}
     of_14 = Spec(RoIPooler, output_size=14, sampling_ratio=2 if pyramid else 0)
-    mask = Spec(MaskHead, pooler=of_14, trunk="convs" if pyramid else "shared")
-    body = DetectionResNet(depth, frozen_stages=1, **style, **groups) if pyramid else DetectionResNet(
-        depth, frozen_stages=1, num_stages=3, out_indices=[2], **style, **groups
-    )  # fmt: skip
+    mask = Spec(MaskHead, pooler=of_14, trunk="convs" if pyramid else "shared", **norm)
+    stages = {} if pyramid else {"num_stages": 3, "out_indices": [2]}
     return RCNN(
-        body,
-        DetectionFPN() if pyramid else None,
+        DetectionResNet(depth, frozen_stages=1, **stages, **style, **groups, **norm),
+        DetectionFPN(**norm) if pyramid else None,
         rpn=Spec(
             RPN,
             anchors=Spec(Anchors, sizes=SIZES if pyramid else [sum(SIZES, ())]),

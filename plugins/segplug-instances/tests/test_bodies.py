@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from reference_models import RECORDED
 from torch import nn
 
 from segkernel.errors import ConfigError
 from segplug_instances import DetectionFPN, DetectionResNet
 from segplug_instances.weight_formats.detectron import DetectronBlobs, DetectronPyTorch
 
-DETECTRON = {"style": "caffe", "frozen_stages": 1}
-BODIES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
-    "ResNet50_conv4_body": ({"num_stages": 3, "out_indices": [2]}, None),
-    "ResNet101_conv4_body": ({"depth": 101, "num_stages": 3, "out_indices": [2]}, None),
-    "ResNet50_conv5_body": ({"out_indices": [3]}, None),
-    "ResNet50_conv5_body_dilation2": (
-        {"out_indices": [3], "strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)},
-        None,
-    ),
-    "fpn_ResNet50_conv5_body": ({}, {}),
-    "fpn_ResNet50_conv5_P2only_body": ({}, {"num_outs": 1}),
-    "fpn_ResNet101_conv5_body": ({"depth": 101}, {}),
-}
+NAMES = sorted(path.stem.removeprefix("dpt_body_") for path in (RECORDED / "models").glob("dpt_body_*.json"))
 
 
-@pytest.mark.parametrize("name", BODIES)
+def layers_of(name: str) -> list[nn.Module]:
+    """Return body, and neck if there is one, of a name of Detectron's: ``fpn_ResNet50_conv5_P2only_body``."""
+    depth = int(re.search(r"ResNet(\d+)", name)[1])  # type: ignore[index]
+    options: dict[str, Any] = {"style": "caffe", "frozen_stages": 1}
+    if "dilation2" in name:
+        options |= {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+    if name.startswith("fpn"):
+        return [DetectionResNet(depth, **options), DetectionFPN(num_outs=1 if "P2only" in name else 5)]
+    stages = 3 if "conv4" in name else 4
+    return [DetectionResNet(depth, num_stages=stages, out_indices=[stages - 1], **options)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_maps_are_detectrons(golden: Any, name: str) -> None:
     facts, arrays = golden.load(f"models/dpt_body_{name}")
     blobs = golden.fill_blobs({blob: {"shape": shape} for blob, shape in facts["keys"].values() if blob})
-    body, neck = BODIES[name]
-    layers = [DetectionResNet(**DETECTRON, **body)] + ([DetectionFPN(**neck)] if neck is not None else [])
+    layers = layers_of(name)
     for layer in layers:
         load(layer, DetectronBlobs(), blobs)
     seed = int(facts["input"].partition("(")[2].partition(")")[0])
@@ -47,7 +48,7 @@ def test_maps_are_detectrons(golden: Any, name: str) -> None:
     errors = {
         i: golden.error(golden.sliced(facts, f"out_{i}", each), arrays[f"out_{i}"]) for i, each in enumerate(maps)
     }
-    assert max(errors.values()) <= (1e-3 if "101" in name else 1e-4), errors
+    assert max(errors.values()) <= (1e-4 if "ResNet50" in name else 1e-3), errors
 
 
 @pytest.mark.parametrize("name", ["ResNet50_conv4_body", "fpn_ResNet50_conv5_body"])
@@ -55,8 +56,7 @@ def test_names_of_detectron_pytorch_hold_the_same_weights(golden: Any, name: str
     facts, _ = golden.load(f"models/dpt_body_{name}")
     by_blob = golden.fill_blobs({blob: {"shape": shape} for blob, shape in facts["keys"].values()})
     by_key = {f"Conv_Body.{key}": by_blob[blob] for key, (blob, _) in facts["keys"].items()}
-    body, neck = BODIES[name]
-    for layer in [DetectionResNet(**DETECTRON, **body)] + ([DetectionFPN(**neck)] if neck is not None else []):
+    for layer in layers_of(name):
         load(layer, DetectronPyTorch(), by_key)
         first = {key: value.clone() for key, value in layer.state_dict().items()}
         load(layer, DetectronBlobs(), by_blob)

@@ -20,10 +20,11 @@ from segplug_instances.boxes import clip
 from segplug_instances.ground_truth import GroundTruth
 from segplug_instances.keypoint_maps import decode_keypoints
 from segplug_instances.paste import paste
+from segplug_instances.rcnn import RCNN
 from segplug_instances.weight_formats.detectron import DetectronBlobs, DetectronPyTorch
 
 MEANS = (102.9801, 115.9465, 122.7717)
-NAMES = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*1x.json"))
+NAMES = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*.json") if not path.stem.endswith(".d2"))
 CONVERTED = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*.d2.json"))
 TRAINED = sorted(path.stem for path in (RECORDED / "pkl").glob("train_*.json"))
 QUICK = (
@@ -66,21 +67,18 @@ class Case:
 
     convention = "detectron_pytorch"
 
-    def __init__(self, golden: Any, name: str, limits: dict[str, Any] | None = None) -> None:
+    def __init__(self, golden: Any, name: str) -> None:
         self.golden, self.name = golden, name
         self.facts, self.arrays = golden.load(f"pkl/{name}")
         test = self.facts["config"]["overrides"]["TEST"]
-        self.limits = limits or {
+        self.limits = {
             "pre_nms": test["RPN_PRE_NMS_TOP_N"],
             "post_nms": test["RPN_POST_NMS_TOP_N"],
             "limit": test["DETECTIONS_PER_IM"],
         }
         self.tolerance = 1e-3 if "101" in name else 1e-4
         self.model = of_detectron(name, self.facts["config"], self.limits, self.convention).eval()
-        self.blobs = golden.fill_blobs({blob: {"shape": shape} for blob, shape in self.facts["blobs"].items()})
-        converted = DetectronBlobs().convert(self.model, dict(self.blobs))
-        assert converted.keys() == self.model.state_dict().keys()
-        self.model.load_state_dict(converted)
+        load_blobs(golden, self.model, self.facts["blobs"])
 
     @torch.no_grad()
     def stages(self) -> Rows:
@@ -209,7 +207,12 @@ class TrainCase:
             "rpn_batch": train["RPN_BATCH_SIZE_PER_IM"],
             "box_batch": train["BATCH_SIZE_PER_IM"],
         }
-        self.model = Case(golden, self.name, limits).model.train()
+        whole = self.facts
+        if (golden.folder / "pkl" / f"{self.name}.json").exists():
+            whole, _ = golden.load(f"pkl/{self.name}")
+        config = whole.get("config") or usual_config(self.name)
+        self.model = of_detectron(self.name, config, limits, "detectron_pytorch").train()
+        load_blobs(golden, self.model, whole["blobs"])
         self.scales = [info[2] for info in self.facts["im_info"]]
         images = [
             prepared(recorded_image(700 + image["id"], image["hw"]), scale)
@@ -306,6 +309,27 @@ class TrainCase:
     def compared(self, name: str, value: Tensor) -> tuple[str, float, float]:
         cut = self.golden.sliced(self.facts, name, value.detach())
         return name, self.golden.error(_numpy(cut), self.arrays[name]), 1e-4
+
+
+def load_blobs(golden: Any, model: RCNN, table: dict[str, Any]) -> None:
+    """Fill a model with the blobs of a table; those of it that the model does not need are known."""
+    blobs = golden.fill_blobs({blob: {"shape": shape} for blob, shape in table.items()})
+    converted = DetectronBlobs().convert(model, blobs)
+    assert converted.keys() == model.state_dict().keys()
+    model.load_state_dict(converted)
+
+
+def usual_config(name: str) -> dict[str, Any]:
+    """Return the options of a baseline."""
+    return {
+        "NUM_CLASSES": 2 if "keypoint" in name else 81,
+        "STRIDE_1X1": "X-101" not in name and not name.endswith("_gn"),
+        "BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+        "CLS_AGNOSTIC_BBOX_REG": False,
+        "ROI_XFORM": ["RoIAlign", 7, 2] if "FPN" in name else ["RoIAlign", 14, 0],
+        "TEST_NMS": 0.5,
+        "SCORE_THRESH": 0.05,
+    }
 
 
 def recorded_image(seed: int, size: Any) -> np.ndarray:

@@ -47,6 +47,7 @@ def test_rpns_give_detectrons_proposals(golden: Any, name: str) -> None:
         channels,
         strides=(4, 8, 16, 32, 64) if pyramid else (16,),
         anchors=Spec(Anchors, sizes=SIZES if pyramid else [sum(SIZES, ())]),
+        channels=params["keys"][conv_key(params["keys"])][1][0],
         softmax="softmax" in name,
         pre_nms=(params["pre_nms"],) * 2,
         post_nms=(params["post_nms"],) * 2,
@@ -68,6 +69,10 @@ def test_rpns_give_detectrons_proposals(golden: Any, name: str) -> None:
     assert max(errors.values()) <= 1e-4, errors
 
 
+def conv_key(keys: dict[str, Any]) -> str:
+    return next(key for key in keys if key.endswith("RPN_conv.weight"))
+
+
 def load_case(golden: Any, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     facts, arrays = golden.load("models/dpt_heads")
     params, _, outputs = golden.case(facts, arrays, name)
@@ -77,18 +82,21 @@ def load_case(golden: Any, name: str) -> tuple[dict[str, Any], dict[str, np.ndar
 def head_of(name: str, params: dict[str, Any]) -> nn.Module:
     """Return the head of a name of Detectron's."""
     options = params["overrides"]
+    norm = {"norm_cfg": {"type": "GN", "num_groups": 32}} if "gn" in name else {}
     common: dict[str, Any] = {"convention": "detectron"}
     if "conv5" in name:
         return Res5BoxHead(style="caffe", **common)
     if "2mlp" in name:
         return MLPBoxHead(**common)
+    if "Xconv1fc" in name:
+        return MLPBoxHead(num_convs=4, num_fcs=1, **norm, **common)
     if "pose" in name:
         dims = {"num_convs": options["KRCNN.NUM_STACKED_CONVS"], "channels": options["KRCNN.CONV_HEAD_DIM"]}
         return KeypointHead(**dims, **common)
     if "v0up" in name:
         return MaskHead(1024, trunk="res5", style="caffe", dilation=options["MRCNN.DILATION"], **common)
     convs = 4 if "4convs" in name else 2
-    return MaskHead(num_convs=convs, dilation=options["MRCNN.DILATION"], **common)
+    return MaskHead(num_convs=convs, dilation=options["MRCNN.DILATION"], **norm, **common)
 
 
 def fill(golden: Any, head: nn.Module, shapes: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from segplug_instances.weight_formats.torchvision import COCO_IDS, TorchvisionDe
 
 LIMITS = {"pre_nms": 10, "post_nms": 10}
 MODELS = sorted(path.stem for pattern in ("d2_*.json", "tv_*.json") for path in (RECORDED / "models").glob(pattern))
-PICKLES = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*1x.json"))
+PICKLES = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*.json") if not path.stem.endswith(".d2"))
 CONVERTED = sorted(path.stem for path in (RECORDED / "pkl").glob("e2e_*.d2.json"))
 
 

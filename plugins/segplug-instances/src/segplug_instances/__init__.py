@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segplug_instances.rcnn import RCNN as RCNN
     from segplug_instances.resnet import DetectionResNet as DetectionResNet
     from segplug_instances.resnet import FrozenBatchNorm2d as FrozenBatchNorm2d
+    from segplug_instances.roi import RoIPooler as RoIPooler
     from segplug_instances.rpn import RPN as RPN
     from segplug_instances.transforms import DetectionResize as DetectionResize
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
@@ -53,6 +54,7 @@ _HOMES = {
     "RCNN": ".rcnn",
     "RPN": ".rpn",
     "Res5BoxHead": ".box_head",
+    "RoIPooler": ".roi",
     "TorchvisionDetector": ".weight_formats.torchvision",
 }
 # Here they end.
