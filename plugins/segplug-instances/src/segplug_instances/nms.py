@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segplug_instances.backends import torchvision_ops, triton_ops
 from segplug_instances.boxes import area, intersection, iou
 from segplug_instances.conventions import Convention
 from segplug_instances.tracing import descending, is_exporting, while_loop
@@ -40,9 +41,28 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
 
 
 def _nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, convention: Convention) -> Tensor:
-    order = _by_score(scores, convention)
-    boxes, limit = boxes[order], _least_dropped(threshold, convention)
-    areas, groups = area(boxes, convention), None if groups is None else groups[order]
+    ops = None if groups is not None or convention.inclusive or convention.suppress_equal else torchvision_ops(boxes)
+    if ops is not None:
+        return ops.nms(boxes, scores.to(boxes), threshold)
+    order, limit = _by_score(scores, convention), least_dropped(threshold, convention)
+    kernels = triton_ops(boxes)
+    find = kept_boxes if kernels is None else kernels.kept_boxes
+    kept = find(boxes[order], None if groups is None else groups[order], limit, convention)
+    if convention.nms_in_input_order:
+        return torch.zeros_like(kept).scatter(0, order, kept).nonzero()[:, 0]
+    return order[kept]
+
+
+def kept_boxes(boxes: Tensor, groups: Tensor | None, limit: float, convention: Convention) -> Tensor:
+    """Return which boxes remain, bool (n,), if each remaining one drops the later ones of its group that it overlaps.
+
+    Args:
+        boxes: (n, 4), best first.
+        groups: (n,) int64, or None for one group.
+        limit: IoU from which a box is dropped.
+        convention: Widths.
+    """
+    areas = area(boxes, convention)
 
     def overlaps(a: Tensor, b: Tensor) -> Tensor:
         """Return whether boxes a suppress boxes b, (A, B); the IoU of two boxes without area is nan, which does not."""
@@ -51,18 +71,15 @@ def _nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float,
         return found if groups is None else found & (groups[a, None] == groups[b])
 
     everything = torch.arange(boxes.shape[0], device=boxes.device)
-    kept = torch.ones_like(everything, dtype=torch.bool)
     if is_exporting():
-        kept = _kept_in_order(overlaps(everything, everything))
-    else:
-        for start in range(0, len(boxes), _BLOCK):
-            block, later = everything[start : start + _BLOCK], everything[start + _BLOCK :]
-            block, later = block[kept[block]], later[kept[later]]
-            kept[block] = _kept_in_order(overlaps(block, block))
-            kept[later] = ~overlaps(block[kept[block]], later).any(0)
-    if convention.nms_in_input_order:
-        return torch.zeros_like(kept).scatter(0, order, kept).nonzero()[:, 0]
-    return order[kept]
+        return _kept_in_order(overlaps(everything, everything))
+    kept = torch.ones_like(everything, dtype=torch.bool)
+    for start in range(0, len(boxes), _BLOCK):
+        block, later = everything[start : start + _BLOCK], everything[start + _BLOCK :]
+        block, later = block[kept[block]], later[kept[later]]
+        kept[block] = _kept_in_order(overlaps(block, block))
+        kept[later] = ~overlaps(block[kept[block]], later).any(0)
+    return kept
 
 
 def _by_score(scores: Tensor, convention: Convention) -> Tensor:
@@ -71,7 +88,7 @@ def _by_score(scores: Tensor, convention: Convention) -> Tensor:
     return descending(scores)
 
 
-def _least_dropped(threshold: float, convention: Convention) -> float:
+def least_dropped(threshold: float, convention: Convention) -> float:
     """Return the least float32 IoU that suppresses; torch would round a threshold before it compares it."""
     rounded = np.float32(threshold)
     if convention.suppress_equal or float(rounded) > threshold:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, max_pool2d
 
 from segkernel.errors import ExportError
+from segplug_instances.backends import torchvision_ops, triton_ops
 from segplug_instances.boxes import area
 from segplug_instances.conventions import Convention, ConventionName, convention_of
 from segplug_instances.tracing import is_exporting, while_loop
@@ -43,14 +44,35 @@ def roi_align(
         aligned: Whether coordinates are moved by half a feature position, so that a region is sampled where it is.
             Otherwise they are not, and a region is at least one position wide and high.
     """
-    cells, dtype = _pair(output_size), torch.promote_types(features.dtype, torch.float32)
-    rois, matrix = rois.detach().to(dtype), _matrix(features, dtype)
+    cells, ops = _pair(output_size), torchvision_ops(features)
+    if ops is not None:
+        return ops.roi_align(features, rois.to(features.dtype), cells, spatial_scale, sampling_ratio, aligned)
+    return align(features, rois, cells, spatial_scale, sampling_ratio, aligned, triton_ops(features))
+
+
+def align(
+    features: Tensor,
+    rois: Tensor,
+    cells: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    kernels: Any = None,
+) -> Tensor:
+    """Return what `roi_align` returns, computed by torch, or by `segplug_instances.triton_ops` as ``kernels``."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    rois = rois.detach().to(dtype)
     first = _image_start(rois, features)
     start, stop = (_corners(rois) * spatial_scale - (0.5 if aligned else 0.0)).unbind(1)
     extent = stop - start if aligned else (stop - start).clamp(min=1)
     counts = (extent / extent.new_tensor(cells)).ceil().clamp(min=0).long()
     counts = torch.full_like(counts, sampling_ratio) if sampling_ratio else counts
-    sides = _sides(features, rois)
+    if kernels is not None:
+        matrix, size = _matrix(features, features.dtype), (features.shape[2], features.shape[3])
+        return kernels.roi_cells(matrix, first, size, start, extent / extent.new_tensor(cells), counts, cells).movedim(
+            -1, 1
+        )
+    matrix, sides = _matrix(features, dtype), _sides(features, rois)
 
     def axes(part: slice, samples: Sequence[Tensor]) -> tuple[_Axis, _Axis]:
         y, x = (
@@ -84,7 +106,15 @@ def roi_pool(features: Tensor, rois: Tensor, output_size: int | tuple[int, int],
 
     Regions are rounded to feature positions, and the last one belongs to them. See `roi_align` for the arguments.
     """
-    cells, rois, matrix = _pair(output_size), rois.detach().float(), _matrix(features, features.dtype)
+    ops = torchvision_ops(features)
+    if ops is not None:
+        return ops.roi_pool(features, rois.to(features.dtype), _pair(output_size), spatial_scale)
+    return max_pool(features, rois, _pair(output_size), spatial_scale)
+
+
+def max_pool(features: Tensor, rois: Tensor, cells: tuple[int, int], spatial_scale: float) -> Tensor:
+    """Return what `roi_pool` returns, computed by torch."""
+    rois, matrix = rois.detach().float(), _matrix(features, features.dtype)
     first = _image_start(rois, features)
     corners = _corners(rois) * spatial_scale
     start, stop = (corners + 0.5 * corners.sign()).trunc().unbind(1)  # halves away from zero, as C's round
