@@ -137,19 +137,11 @@ def _evaluation(config: MarkedDict, result: MarkedDict, notes: Notes) -> None:
             result["val_evaluator"] = made(place, type="CityscapesMetric")
         else:
             kept = MarkedList([name for name in names if name in ("mIoU", "mDice", "mFscore")])
+            if len(kept) < len(names):
+                notes.lost(spec, "metric", "IoUMetric has mIoU, mDice and mFscore", "evaluation")
             result["val_evaluator"] = made(place, type="IoUMetric", iou_metrics=kept or MarkedList(["mIoU"]))
-        known = (
-            "interval",
-            "start",
-            "metric",
-            "pre_eval",
-            "by_epoch",
-            "save_best",
-            "gpu_collect",
-            "rule",
-            "efficient_test",
-        )
-        notes.rest(spec, known, "evaluation")
+        known = ("interval", "start", "metric", "pre_eval", "by_epoch", "save_best", "gpu_collect", "rule")
+        notes.rest(spec, (*known, "efficient_test"), "evaluation")
 
 
 def _environment(config: MarkedDict, result: MarkedDict, notes: Notes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from segkernel.config import load_config
@@ -10,7 +11,7 @@ from segkernel.config.marks import MarkedDict, mark
 from segkernel.errors import SegKernelError
 from segplug_heads.configs.zoo import Family, Zoo, read_schedules
 from segplug_heads.moving_in.canonical import canonical
-from segplug_heads.moving_in.marking import types_in
+from segplug_heads.moving_in.marking import as_list, kind_of, section, types_in
 
 COMPARED = ("model", "data", "optim", "schedule", "engine", "hooks", "evaluate", "seed", "load_from", "work_dir")
 """The sections that an import writes."""
@@ -105,12 +106,11 @@ def _closest_data(sections: MarkedDict, zoos: list[Zoo]) -> str:
 
 def _composed(sections: MarkedDict, zoos: list[Zoo], data: str) -> Iterator[str]:
     """Yield MODEL_SCHEDULE_DATA for every model with the same backbone and head."""
-    part = data.rpartition("/")[2].removesuffix(".yaml")
-    model = sections.get("model") or {}
-    kinds = [str((model.get(key) or {}).get("type", "")) for key in ("backbone", "decode_head") if _is_map(model, key)]
+    part = Path(data).stem
+    backbone, head = (kind_of(section(section(sections, "model"), key)) for key in ("backbone", "decode_head"))
     schedule = _schedule(sections, zoos)
-    families = [family for zoo in zoos for family in zoo.families(kinds[0] if kinds else "") if schedule and part]
-    fitting = [family for family in families if len(kinds) == 2 and _has_model(family, *kinds)]
+    families = [family for zoo in zoos for family in zoo.families(backbone)] if schedule and backbone and head else []
+    fitting = [family for family in families if _has_model(family, backbone, head)]
     models = [f"{family.name}_{name}" for family in fitting for name in family.section("variants")]
     yield from (f"{model}_{schedule}_{part}" for model in models[:_MOST_MODELS])
 
@@ -124,8 +124,7 @@ def _has_model(family: Family, backbone: str, head: str) -> bool:
 
 def _schedule(sections: MarkedDict, zoos: list[Zoo]) -> str:
     """Return the schedule part with the same batch size and length, or the nearest."""
-    batch = (sections.get("optim") or {}).get("batch_size")
-    length = (sections.get("schedule") or {}).get("iterations")
+    batch, length = section(sections, "optim").get("batch_size"), section(sections, "schedule").get("iterations")
     batch, length = batch if isinstance(batch, int) else 8, length if isinstance(length, int) else 80_000
     parts = {name: part for zoo in zoos for name, part in read_schedules(zoo, []).items()}
     batches = {name: part.get("optim", {}).get("batch_size") for name, part in parts.items()}
@@ -137,21 +136,14 @@ def _schedule(sections: MarkedDict, zoos: list[Zoo]) -> str:
     return f"{layout}-{min(lengths, key=lambda name: abs(lengths[name] - length))}"
 
 
-def _is_map(model: Any, key: str) -> bool:
-    return isinstance(model, Mapping) and isinstance(model.get(key), Mapping)
-
-
 def _variables(sections: MarkedDict) -> dict[str, Any]:
     """Return the values that packaged configs refer to, as far as the sections name them."""
-    model, data = sections.get("model") or {}, sections.get("data") or {}
-    head: Any = model.get("decode_head")
-    head = head[-1] if isinstance(head, list) and head else head
-    found: dict[str, Any] = {}
-    if isinstance(head, Mapping):
-        found |= {key: head[key] for key in ("num_classes", "align_corners") if key in head}
-    crop = (data.get("preprocess") or {}).get("size")
+    data = section(sections, "data")
+    head = next(reversed(as_list(section(sections, "model").get("decode_head"))), None)
+    head = head if isinstance(head, Mapping) else {}
+    found = {key: head[key] for key in ("num_classes", "align_corners") if key in head}
     crops = [step.get("crop_size") for step in data.get("train_transforms") or () if isinstance(step, Mapping)]
-    crop = crop or next(filter(None, crops), None)
+    crop = next(filter(None, (section(data, "preprocess").get("size"), *crops)), None)
     return found | ({"crop_size": list(crop)} if isinstance(crop, (list, tuple)) else {})
 
 
