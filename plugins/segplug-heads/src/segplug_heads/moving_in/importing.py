@@ -135,7 +135,7 @@ def _devices_unknown(config: MarkedDict, notes: Notes) -> int:
     loader = section(config, "train_dataloader")
     if "batch_size" in loader:
         what = f"train_dataloader.batch_size={loader['batch_size']}"
-        why = "taken as the total of all devices; for a run on several: seg-kernel import --devices N, or optim.batch_size"
+        why = "taken as the total of all devices; with several: seg-kernel import --devices N, or optim.batch_size"
         notes.say(what, why, where(loader, "batch_size"))
     return 1
 
