@@ -32,7 +32,8 @@ def of_family(family: str) -> list[str]:
 
 
 def test_every_published_name_is_listed_once() -> None:
-    listed = [entry.name for entry in list_experiments(find_zoos()) if entry.family]
+    zoos = [zoo for zoo in find_zoos() if zoo.name == "segplug-heads"]
+    listed = [entry.name for entry in list_experiments(zoos) if entry.family]
     assert sorted(listed) == sorted(PUBLISHED)
     assert len(PUBLISHED) == 681
 

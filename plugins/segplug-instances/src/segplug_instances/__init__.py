@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segplug_instances.keypoint_head import KeypointHead as KeypointHead
     from segplug_instances.mask_head import MaskHead as MaskHead
     from segplug_instances.metrics.coco import COCOMetric as COCOMetric
+    from segplug_instances.moving_in.source import DetectronConfigs as DetectronConfigs
     from segplug_instances.output import Instances as Instances
     from segplug_instances.rcnn import RCNN as RCNN
     from segplug_instances.resnet import DetectionResNet as DetectionResNet
@@ -44,6 +45,7 @@ _HOMES = {
     "DetectionResize": ".transforms",
     "Detectron2": ".weight_formats.detectron2",
     "DetectronBlobs": ".weight_formats.detectron",
+    "DetectronConfigs": ".moving_in.source",
     "DetectronPickle": ".weight_formats.detectron",
     "DetectronPyTorch": ".weight_formats.detectron",
     "FrozenBatchNorm2d": ".resnet",

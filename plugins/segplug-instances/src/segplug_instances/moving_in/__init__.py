@@ -1,0 +1,1 @@
+"""YAML configs of Detectron and Detectron.pytorch as configs of this framework."""
