@@ -89,19 +89,19 @@ def polygon(points: np.ndarray, size: Size, rule: Rule = "area") -> Region:
 
 
 def union(regions: Sequence[Region]) -> Region:
-    """Return the union of regions."""
+    """Return the union of regions, with the polygons of those without pixels, too."""
     if len(regions) == 1:
         return regions[0]
+    rings = tuple(ring for region in regions for ring in region.rings)
     regions = [region for region in regions if region.mask.size]
     if not regions:
-        return NOTHING
+        return replace(NOTHING, rings=rings)
     top, left = min(r.top for r in regions), min(r.left for r in regions)
     bottom = max(r.top + r.mask.shape[0] for r in regions)
     right = max(r.left + r.mask.shape[1] for r in regions)
     canvas = np.zeros((bottom - top, right - left), bool)
     for region in regions:
         Region(region.top - top, region.left - left, region.mask).paint(canvas, True)
-    rings = tuple(ring for region in regions for ring in region.rings)
     return Region(top, left, canvas, rings if all(region.rings for region in regions) else ())
 
 
