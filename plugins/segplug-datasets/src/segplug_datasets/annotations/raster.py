@@ -62,10 +62,14 @@ class Region:
         mask = self.mask[top - self.top : bottom - self.top, left - self.left : right - self.left]
         return Region(top, left, mask.copy(), self.rings)
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns that ``mask`` is of."""
+        return slice(self.top, self.top + self.mask.shape[0]), slice(self.left, self.left + self.mask.shape[1])
+
     def paint(self, canvas: np.ndarray, value: float) -> None:
         """Write ``value`` into the pixels of the region."""
-        height, width = self.mask.shape
-        canvas[self.top : self.top + height, self.left : self.left + width][self.mask] = value
+        canvas[self.window][self.mask] = value
 
 
 NOTHING = Region(0, 0, np.zeros((0, 0), bool))
