@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segkernel.predictor import Image, Predictor
 
 log = logging.getLogger(__name__)
-DYNAMIC = {"all": True, "batch": "batch", "none": False}
+DYNAMIC = {"all": True, "batch": "batch", "size": "size", "none": False}
 
 
 @click.command("export")
@@ -164,7 +164,7 @@ def export_model(
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
     from segplug_deploy.evidence import draw_pairs, evidence_for
-    from segplug_deploy.exporter import VerifiedExporter
+    from segplug_deploy.exporter import OPEN_SIZE, VerifiedExporter
     from segplug_deploy.runtime import ExportedSegmentor
 
     log.info("loading %s", model)
@@ -184,7 +184,7 @@ def export_model(
     extra = {"evidence": evidence} if isinstance(chosen, VerifiedExporter) else {}
     log.info("%s", chosen.export(predictor.model, path, example, metadata, **extra))
     if show_dir:
-        fixed = None if getattr(chosen, "dynamic", True) is True else (example.shape[-2], example.shape[-1])
+        fixed = None if getattr(chosen, "dynamic", True) in OPEN_SIZE else (example.shape[-2], example.shape[-1])
         draw_pairs(evidence, path, Path(show_dir), predictor.palette, opacity, fixed)
     return path
 

@@ -26,7 +26,11 @@ from segplug_deploy.graph import Graph, Interface
 from segplug_deploy.runtime import ExportedSegmentor, Shape, stored_metadata
 
 log = logging.getLogger(__name__)
-Dynamic = bool | Literal["batch"]
+Dynamic = bool | Literal["batch", "size"]
+OPEN_BATCH: tuple[Dynamic, ...] = (True, "batch")
+"""The values of ``dynamic`` with which a file takes any number of images."""
+OPEN_SIZE: tuple[Dynamic, ...] = (True, "size")
+"""Those with which it takes images of any size."""
 Precision = Literal["float32", "float16", "int8"]
 TOLERANCES: dict[str, tuple[float, float, float]] = {
     "float32": (1e-3, 0.999, 0.1),
@@ -58,8 +62,8 @@ class VerifiedExporter(Exporter):
     there are labels, and latency of both.
 
     Args:
-        dynamic: ``True`` leaves batch, height and width dynamic, ``"batch"`` the batch only, ``False`` fixes all three
-            to the example's; None is True where the format has dynamic sizes.
+        dynamic: ``True`` leaves batch, height and width dynamic, ``"batch"`` the batch only, ``"size"`` height and
+            width only, ``False`` fixes all three to the example's; None is True where the format has dynamic sizes.
         with_preprocess: Whether the file takes uint8 RGB images (N, H, W, C) and normalises them; else it takes
             normalised images (N, C, H, W).
         with_labels: Whether the file resizes the logits to the size of the images and returns class ids (N, H, W),
@@ -161,6 +165,7 @@ class VerifiedExporter(Exporter):
         model = copy.deepcopy(segmentor).cpu().eval()
         graph = Graph(model, self.interface, metadata.get("preprocess")).eval()
         example = self._snap(graph, example.detach().float().cpu())
+        graph.name_tensors(example)
         stored = stored_metadata({**metadata, **self._described(model, graph, example)})
         with _temporary_folder(path) as temporary:
             self._write(graph, temporary / path.name, example, stored, evidence)
@@ -210,6 +215,7 @@ class VerifiedExporter(Exporter):
         test_cfg = {key: value for key, value in views.items() if key in TestConfig.__annotations__}
         return {
             "outputs": {name: output.config() for name, output in graph.outputs.items()},
+            "tensors": graph.tensors,
             "test_cfg": test_cfg,
             "interface": {"preprocess": self.interface.preprocess, "labels": self.interface.labels},
             "shape": list(self._shape(example)),
@@ -220,9 +226,8 @@ class VerifiedExporter(Exporter):
 
     def _shape(self, example: Tensor) -> Shape:
         count, channels, height, width = example.shape
-        if self.dynamic is True:
-            return None, channels, None, None
-        return (None if self.dynamic else count), channels, height, width
+        sides = (None, None) if self.dynamic in OPEN_SIZE else (height, width)
+        return (None if self.dynamic in OPEN_BATCH else count), channels, *sides
 
     def _batches(self, graph: Graph, example: Tensor, evidence: Evidence) -> Iterator[Tensor]:
         """Yield normalised images that the file supports: the example, and batches of two and three at other sizes."""
@@ -235,7 +240,7 @@ class VerifiedExporter(Exporter):
             return
         for count, size in enumerate(self.check_sizes or _other_sizes(graph, example), 2):
             resized = [interpolate(each, size=tuple(size), mode="bilinear", align_corners=False) for each in images]
-            yield self._snap(graph, torch.cat(resized[: min(count, 3)]))
+            yield self._snap(graph, torch.cat(resized[: min(count, 3) if self.dynamic in OPEN_BATCH else 1]))
 
 
 class FormatExporter(VerifiedExporter):
@@ -254,20 +259,20 @@ def dynamic_shapes(dynamic: Dynamic, interface: Interface) -> tuple[dict[int, An
     """Return torch.export's description of the dynamic axes of a graph's images."""
     if not dynamic:
         return None
-    sides = (1, 2) if interface.preprocess else (2, 3)
-    return (dict.fromkeys((0,) if dynamic == "batch" else (0, *sides), torch.export.Dim.DYNAMIC),)
+    batch, sides = (0,) if dynamic in OPEN_BATCH else (), (1, 2) if interface.preprocess else (2, 3)
+    return (dict.fromkeys((*batch, *(sides if dynamic in OPEN_SIZE else ())), torch.export.Dim.DYNAMIC),)
 
 
 def for_tracing(example: Tensor, dynamic: Dynamic, divisor: int = 1) -> Tensor:
     """Return the images to trace a graph with: torch specialises a batch of 1, equal sizes, and no padding."""
     if not dynamic:
         return example
-    images = torch.cat([example[:1], example[:1]])
+    images = torch.cat([example[:1], example[:1]]) if dynamic in OPEN_BATCH else example
     if dynamic == "batch":
         return images
     if images.shape[2] == images.shape[3]:
         images = interpolate(images, size=(images.shape[2], images.shape[3] + 32), mode="nearest")
-    return images[..., :-1, :-3] if divisor > 3 else images
+    return images[..., :-1, :-3].contiguous() if divisor > 3 else images
 
 
 def _other_sizes(model: Graph, example: Tensor) -> list[tuple[int, int]]:

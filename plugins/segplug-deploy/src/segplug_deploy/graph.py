@@ -15,7 +15,7 @@ from segkernel.errors import ExportError
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Segmentor
 from segkernel.interfaces.output import Output, PixelClasses, PixelMap
-from segplug_deploy.outputs import PixelLabels, labels_of
+from segplug_deploy.outputs import PixelLabels, labels_of, pack
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Interface:
 
 
 class Graph(nn.Module):
-    """Images, as the `Interface` says, to a tuple of the values of every output, in the segmentor's order.
+    """Images, as the `Interface` says, to a tuple of the tensors of every output, in the segmentor's order.
 
     Args:
         segmentor: In evaluation mode.
@@ -48,14 +48,26 @@ class Graph(nn.Module):
         self.pixels = Pixels(preprocess or {})
         self.padded = interface.preprocess and self.pixels.divisor > 1
         self.outputs = {name: self._output(output) for name, output in segmentor.outputs.items()}
+        self.tensors = {name: [name] for name in self.outputs}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.interface.preprocess:
             images = self.pixels.normalise(images)
-        return tuple(self.predict(images).values())
+        return tuple(tensor for parts in pack(self.outputs, self.predict(images)).values() for tensor in parts.values())
 
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the values of every output for normalised images (N, C, H, W)."""
+    @torch.no_grad()
+    def name_tensors(self, images: Tensor) -> None:
+        """Set the names of the tensors of each output, as they are for normalised images (N, C, H, W)."""
+        if any(hasattr(output, "pack") for output in self.outputs.values()):
+            self.tensors = {name: list(parts) for name, parts in pack(self.outputs, self.predict(images)).items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of what `forward` returns."""
+        return [name for parts in self.tensors.values() for name in parts]
+
+    def predict(self, images: Tensor) -> dict[str, Any]:
+        """Return the raw values of every output for normalised images (N, C, H, W)."""
         height, width = images.shape[-2:]
         if self.padded:
             images = self.pixels.pad(images)

@@ -1,7 +1,8 @@
-"""`PixelLabels`: an output of a file that computes the labels itself."""
+"""Outputs in a file: the tensors they consist of, and `PixelLabels`, for a file that computes the labels itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,3 +66,27 @@ def labels_of(output: PixelClasses, logits: Tensor) -> Tensor:
         return chosen if several else chosen[:, 0]
     labels = logits.argmax(1)
     return labels.to(torch.uint8) if logits.shape[1] <= 255 else labels
+
+
+def pack(outputs: Mapping[str, Output], raw: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors (N, ...) of each output, by their names in a file.
+
+    An output whose raw values are more than one tensor has a method ``pack``, which names them, and its inverse
+    ``unpack``. Names of the main output have no prefix.
+    """
+    return {name: _parts(name, outputs[name], values) for name, values in raw.items()}
+
+
+def _parts(name: str, output: Output, raw: Any) -> dict[str, Tensor]:
+    if not hasattr(output, "pack"):
+        return {name: raw}
+    prefix = "" if name == "seg" else f"{name}_"
+    return {prefix + part: tensor for part, tensor in output.pack(raw).items()}
+
+
+def unpack(name: str, output: Output, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the raw values of an output from its tensors, by their names in a file."""
+    if not hasattr(output, "unpack"):
+        return tensors[name]
+    prefix = "" if name == "seg" else f"{name}_"
+    return output.unpack({part.removeprefix(prefix): tensor for part, tensor in tensors.items()})

@@ -14,25 +14,29 @@ import torch
 from torch import Tensor
 
 from segkernel.errors import ExportError
+from segkernel.interfaces.output import Output, PixelMap
+from segplug_deploy.outputs import pack
 
 
 class Predicts(Protocol):
     """A segmentor, or the graph of an exported one."""
 
+    outputs: dict[str, Output]
+
     def predict(self, images: Tensor) -> dict[str, Any]:
-        """Return the values of every output for normalised images (N, C, H, W)."""
+        """Return the raw values of every output for normalised images (N, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The difference of one output of two models on one batch.
+    """The difference of one tensor of an output of two models on one batch.
 
     Args:
-        output: Name of the output.
+        output: Name of the output, or of its tensor where it has several.
         shape: Shape of the images, (N, C, H, W).
         difference: Largest absolute difference of the logits; 0 for labels.
         relative: The same as a share of the largest logit.
-        agreement: Share of pixels with the same label, 0 to 1.
+        agreement: Share of pixels with the same label, 0 to 1; of all values of a tensor of integers; 1 for others.
     """
 
     output: str
@@ -71,10 +75,15 @@ def _compare(segmentor: Predicts, exported: Predicts, images: Tensor) -> list[Pr
     expected, given = segmentor.predict(images), exported.predict(images)
     if list(expected) != list(given):
         raise ExportError(f"the exported model has outputs {list(given)} instead of {list(expected)}")
-    return [_proof(name, tuple(images.shape), expected[name], given[name]) for name in expected]
+    proofs, packed = [], pack(segmentor.outputs, given)
+    for name, tensors in pack(segmentor.outputs, expected).items():
+        is_map = isinstance(segmentor.outputs[name], PixelMap)
+        for part, tensor in tensors.items():
+            proofs.append(_proof(part, tuple(images.shape), tensor, packed[name][part], is_map))
+    return proofs
 
 
-def _proof(name: str, shape: tuple[int, ...], expected: Tensor, given: Tensor) -> Proof:
+def _proof(name: str, shape: tuple[int, ...], expected: Tensor, given: Tensor, is_map: bool) -> Proof:
     if expected.shape != given.shape:
         sizes = f"{tuple(given.shape)} instead of {tuple(expected.shape)}"
         raise ExportError(f"output {name!r} of the exported model is {sizes} for images {shape}")
@@ -83,7 +92,7 @@ def _proof(name: str, shape: tuple[int, ...], expected: Tensor, given: Tensor) -
     expected, given = expected.double(), given.double()
     difference = (expected - given).abs().max().item()
     largest = expected.abs().max().item()
-    same = _share_of_equal(_labels(expected), _labels(given))
+    same = _share_of_equal(_labels(expected), _labels(given)) if is_map else 1.0
     return Proof(name, shape, difference, difference / largest if largest else difference, same)
 
 

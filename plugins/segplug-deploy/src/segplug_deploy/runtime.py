@@ -23,6 +23,7 @@ from segkernel.errors import ExportError
 from segkernel.interfaces.model import Segmentor, TestConfig, output_of
 from segkernel.sample import Targets
 from segplug_deploy.graph import Interface, Pixels
+from segplug_deploy.outputs import unpack
 
 PREFIX = "segkernel."
 """Prefix of segkernel's keys in the file's metadata; their values are JSON."""
@@ -53,6 +54,9 @@ class ExportedSegmentor(Segmentor):
         self.path, self.device = path, device
         self.metadata = parse_metadata(stored, path)
         self.outputs = {name: output_of(spec) for name, spec in self.metadata.pop("outputs").items()}
+        self.tensors: dict[str, list[str]] = self.metadata.pop("tensors", None) or {
+            name: [name] for name in self.outputs
+        }
         self.test_cfg: TestConfig = build(TestConfig, self.metadata.get("test_cfg") or {}, path="test_cfg")
         given = self.metadata.get("interface") or {}
         self.interface: Interface = build(Interface, given, path="interface")
@@ -65,8 +69,13 @@ class ExportedSegmentor(Segmentor):
         height, width = self.shape[2:]
         return None if height is None or width is None else (height, width)
 
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the values of every output for normalised images (N, C, H, W), on their device.
+    @property
+    def names(self) -> list[str]:
+        """The names of the tensors that `run` returns."""
+        return [name for parts in self.tensors.values() for name in parts]
+
+    def predict(self, images: Tensor) -> dict[str, Any]:
+        """Return the raw values of every output for normalised images (N, C, H, W), on their device.
 
         Raises:
             ExportError: When the file was exported for other sizes, or fails at this one.
@@ -80,11 +89,13 @@ class ExportedSegmentor(Segmentor):
             reason = first_line(error)
             shape = tuple(images.shape)
             raise ExportError(f"{self.path}: does not run on images of shape {shape}: {reason}") from error
-        return {name: value.to(images.device) for name, value in zip(self.outputs, values, strict=True)}
+        found = {name: value.to(images.device) for name, value in zip(self.names, values, strict=True)}
+        parts = {name: {part: found[part] for part in self.tensors[name]} for name in self.outputs}
+        return {name: unpack(name, output, parts[name]) for name, output in self.outputs.items()}
 
     @abstractmethod
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """Return the values of every output for images as the file takes them."""
+        """Return the tensors `names` for images as the file takes them."""
 
     def graph_text(self) -> str:
         """Return the operators of the file, one per line; raises `ExportError` where its format hides them."""

@@ -29,7 +29,7 @@ from segplug_instances.losses import accuracy, box_losses
 from segplug_instances.matching import match, sample
 from segplug_instances.proposals import add_ground_truth
 from segplug_instances.resnet import Style, residual_stage
-from segplug_instances.roi import RoIPooler
+from segplug_instances.roi import RoIPooler, by_image
 from segplug_instances.rpn import Proposals
 
 
@@ -148,8 +148,7 @@ class BoxHead(nn.Module):
             scales: Side of each image divided by that before it was resized. The results are in pixels before.
         """
         logits, deltas = self(self.pooler(features, boxes))
-        counts = [len(each) for each in boxes]
-        parts = zip(boxes, scales or [1.0] * len(boxes), logits.softmax(1).split(counts), deltas.split(counts))
+        parts = zip(boxes, scales or [1.0] * len(boxes), by_image(logits.softmax(1), boxes), by_image(deltas, boxes))
         return [(self.decode(each / scale, delta), scores) for each, scale, scores, delta in parts]
 
     def decode(self, boxes: Tensor, deltas: Tensor) -> Tensor:

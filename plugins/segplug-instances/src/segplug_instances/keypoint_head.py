@@ -22,7 +22,7 @@ from segplug_instances.conventions import ConventionName, convention_of
 from segplug_instances.ground_truth import GroundTruth
 from segplug_instances.keypoint_maps import keypoint_loss, keypoint_targets
 from segplug_instances.layers import conv_sequence
-from segplug_instances.roi import RoIPooler
+from segplug_instances.roi import RoIPooler, by_image
 
 
 class KeypointHead(nn.Module):
@@ -78,7 +78,7 @@ class KeypointHead(nn.Module):
 
     def predict(self, features: Features, boxes: Sequence[Tensor]) -> list[Tensor]:
         """Return the logits (n, P, M, M) of the heat maps of boxes (n, 4), for each image."""
-        return list(self(self.pooler(features, boxes)).split([len(each) for each in boxes]))
+        return by_image(self(self.pooler(features, boxes)), boxes)
 
     def loss(self, features: Features, samples: Samples, truths: Sequence[GroundTruth]) -> dict[str, Tensor]:
         """Return the loss of the samples with an object."""

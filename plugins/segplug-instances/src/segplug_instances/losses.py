@@ -98,7 +98,7 @@ def mask_loss(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
 
 def mask_probabilities(logits: Tensor, classes: Tensor) -> Tensor:
     """Return the probabilities (n, M, M) of the class of each row, of logits (n, K, M, M) or (n, 1, M, M)."""
-    rows = torch.arange(len(classes), device=classes.device)
+    rows = torch.arange(classes.shape[0], device=classes.device)
     return logits[rows, _channel(logits.shape[1], classes)].sigmoid()
 
 

@@ -23,7 +23,7 @@ from segplug_instances.layers import conv_sequence
 from segplug_instances.losses import mask_loss, mask_probabilities
 from segplug_instances.mask_targets import mask_targets
 from segplug_instances.resnet import Style, residual_stage
-from segplug_instances.roi import RoIPooler
+from segplug_instances.roi import RoIPooler, by_image
 
 Trunk = Literal["convs", "res5", "shared"]
 
@@ -97,7 +97,7 @@ class MaskHead(nn.Module):
         """Return the probabilities (n, M, M) of the masks of boxes (n, 4) with labels (n,), for each image."""
         x = self.pooler(features, boxes)
         logits = self(box_head.trunk(x) if self.shared else x)
-        return list(mask_probabilities(logits, torch.cat(list(labels))).split([len(each) for each in boxes]))
+        return by_image(mask_probabilities(logits, torch.cat(list(labels))), boxes)
 
     def loss(self, features: Features, samples: Samples, truths: Sequence[GroundTruth]) -> dict[str, Tensor]:
         """Return the loss of the samples with an object."""

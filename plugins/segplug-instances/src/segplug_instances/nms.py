@@ -109,7 +109,7 @@ def _kept_in_order(overlaps: Tensor) -> Tensor:
     def round_(kept: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         return ~(later & kept[:, None]).any(0), kept.clone()
 
-    state = torch.ones_like(later[0]), torch.zeros_like(later[0])
+    state = later.new_ones(later.shape[1]), later.new_zeros(later.shape[1])
     if is_exporting():
         return while_loop(changed, round_, state)[0]
     while changed(*state):

@@ -179,6 +179,16 @@ class Instances(Output):
         image = _with_points(image, lambda xy: xy + 0.5 - self.rules.keypoint_centre)
         return found | {name: image[name] for name in ("keypoints",) if name in image}
 
+    def pack(self, raw: Raw) -> dict[str, Tensor]:
+        """Return raw values as tensors (N, limit, ...), for exported files; rows without an object have a score of 0."""
+        names = [name for name in raw[0] if name != "size"]
+        return {name: torch.stack([_filled_up(image[name], self.limit) for image in raw]) for name in names}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Raw:
+        """Return raw values from the result of `pack`."""
+        found = (scores > 0 for scores in tensors["scores"])
+        return [{name: tensors[name][i][kept] for name in tensors} for i, kept in enumerate(found)]
+
     def mismatch(self, dataset: Any) -> Problem | None:
         name, count = type(dataset).__name__, len(dataset.classes)
         if self.classes == count:
@@ -265,6 +275,11 @@ def _with_points(image: dict[str, Tensor], change: Callable[[Tensor], Tensor]) -
         return image
     points = image["keypoints"]
     return {**image, "keypoints": torch.cat([change(points[..., :2]), points[..., 2:]], -1)}
+
+
+def _filled_up(values: Tensor, count: int) -> Tensor:
+    """Return the first ``count`` rows of values (n, ...), and rows of 0 where there are fewer."""
+    return torch.cat([values, values.new_zeros(count, *values.shape[1:])])[:count]
 
 
 def _means(values: Tensor, groups: Tensor, count: int) -> Tensor:

@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from segkernel.annotations import PositiveInt
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import ConfigError, ExportError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Backbone, Features, Neck, Segmentor, TestConfig
 from segkernel.interfaces.spec import Spec
 from segkernel.sample import Targets
-from segkernel.weights import load_pretrained
 from segplug_instances.box_head import BoxHead
 from segplug_instances.conventions import ConventionName, convention_of
 from segplug_instances.ground_truth import ground_truths
@@ -30,6 +29,7 @@ from segplug_instances.keypoint_head import KeypointHead
 from segplug_instances.mask_head import MaskHead
 from segplug_instances.output import Instances
 from segplug_instances.rpn import RPN
+from segplug_instances.tracing import is_exporting
 
 
 def _example_targets(size: Size) -> Targets:
@@ -112,7 +112,6 @@ class RCNN(Segmentor):
         classes = num_classes if box_head else 1
         self.output = (output or Spec(Instances))(classes=classes, convention=convention)
         self.outputs = {"seg": self.output}
-        load_pretrained(self)
 
     def extract_features(self, images: Tensor) -> tuple[Features, Size]:
         """Return the feature maps of images, finest first, and height and width of the images padded for them."""
@@ -141,7 +140,8 @@ class RCNN(Segmentor):
             scales: Side of each image divided by that before it was resized. With these, boxes are decoded and
                 compared in pixels before, as Detectron does; the result is in pixels of ``images`` in any case.
         """
-        sizes = sizes or image_sizes(images)
+        if sizes is None:
+            sizes = _whole_image(images) if is_exporting() else image_sizes(images)
         features, padded = self.extract_features(images)
         proposals = self.rpn.propose(features, self._limits(sizes), padded, scales)
         if self.box_head is None:
@@ -191,7 +191,7 @@ class RCNN(Segmentor):
 
     def _select(self, boxes: Tensor, scores: Tensor, size: Size, scale: float) -> dict[str, Tensor]:
         """Return the objects of an image, from boxes (n, K, 4) that are divided by ``scale``."""
-        original = (round(size[0] / scale), round(size[1] / scale))
+        original = size if scale == 1 else (round(size[0] / scale), round(size[1] / scale))
         boxes, scores, labels, _ = self.output.select(boxes, scores, original)
         return {"boxes": boxes * scale, "scores": scores, "labels": labels}
 
@@ -202,10 +202,17 @@ class RCNN(Segmentor):
         return [(_round_up(height, self.size_divisor), _round_up(width, self.size_divisor)) for height, width in sizes]
 
 
+def _whole_image(images: Tensor) -> list[Size]:
+    """Return height and width of one image, without looking at its values."""
+    if images.shape[0] != 1:
+        raise ExportError(
+            "an exported detector takes one image: export it with dynamic: size (--dynamic size), or false"
+        )
+    return [(images.shape[2], images.shape[3])]
+
+
 def image_sizes(images: Tensor) -> list[Size]:
     """Return height and width of each image of a batch (N, C, H, W), without trailing rows and columns of 0."""
-    if images.is_meta:  # a config is checked with an image without values
-        return [(images.shape[2], images.shape[3])] * len(images)
     pixels = (images != 0).any(1)
     found = []
     for inside in (pixels.any(2), pixels.any(1)):
@@ -219,7 +226,7 @@ def _without_class(boxes: Tensor, logits: Tensor) -> dict[str, Tensor]:
 
 
 def _round_up(length: int, divisor: int) -> int:
-    return -(-length // divisor) * divisor
+    return (length + divisor - 1) // divisor * divisor  # ONNX divides negative integers towards zero
 
 
 def _channels(backbone: Backbone, neck: Neck | None) -> int:

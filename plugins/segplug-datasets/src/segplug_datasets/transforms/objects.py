@@ -11,8 +11,9 @@ from segkernel.annotations import NonNegative, NonNegativeInt, Positive
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
 from segplug_datasets import geometry
+from segplug_datasets.annotations.raster import Region
 from segplug_datasets.fields import Boxes
-from segplug_datasets.transforms.layers import object_regions, select_objects
+from segplug_datasets.transforms.layers import object_masks, select_objects
 
 
 class FilterAnnotations:
@@ -54,13 +55,13 @@ class FilterAnnotations:
         return None if self._is_rejected(sample) else sample
 
     def _by_masks(self, sample: Sample) -> Sample:
-        found = object_regions(sample)
-        if found is None:
+        masks = object_masks(sample)
+        if masks is None:
             return sample
-        regions = [region.cropped() for region in found]
+        regions = [Region(0, 0, mask).cropped() for mask in masks]
         if self.recompute_boxes:
-            boxes = [region.box or (0, 0, 0, 0) for region in regions]
-            sample["boxes"] = Boxes(np.array(boxes, np.float32).reshape(-1, 4))
+            found = [region.box or (0, 0, 0, 0) for region in regions]
+            sample["boxes"] = Boxes(np.array(found, np.float32).reshape(-1, 4))
         return select_objects(sample, np.array([region.area >= self.min_gt_mask_area for region in regions], bool))
 
     def _is_rejected(self, sample: Sample) -> bool:

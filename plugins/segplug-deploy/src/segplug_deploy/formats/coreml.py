@@ -56,7 +56,7 @@ class CoreMLExporter(VerifiedExporter):
         with quiet():
             model = coremltools.convert(
                 capture(graph, images, self.dynamic).run_decompositions({}),
-                outputs=[coremltools.TensorType(name=name) for name in graph.outputs],
+                outputs=[coremltools.TensorType(name=name) for name in graph.names],
                 convert_to="mlprogram",
                 compute_precision=coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32,
             )
@@ -91,4 +91,4 @@ class CoreMLSegmentor(ExportedSegmentor):
 
     def run(self, images: Tensor) -> list[Tensor]:
         values = self.model.predict({"images": images.cpu().numpy()})
-        return [torch.from_numpy(values[name]) for name in self.outputs]
+        return [torch.from_numpy(values[name]) for name in self.names]

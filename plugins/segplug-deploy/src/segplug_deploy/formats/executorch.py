@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segplug_deploy.certificate import Evidence
-from segplug_deploy.exporter import Dynamic, FormatExporter, conformance_exceptions
+from segplug_deploy.exporter import OPEN_BATCH, OPEN_SIZE, Dynamic, FormatExporter, conformance_exceptions
 from segplug_deploy.formats.capture import capture, quiet
 from segplug_deploy.graph import Graph
 from segplug_deploy.runtime import ExportedSegmentor, cpu_only, missing, only_file, opening, require
@@ -55,8 +55,8 @@ class ExecuTorchExporter(FormatExporter):
         if not self.dynamic:
             return None
         dynamic, first = torch.export.Dim.DYNAMIC, 1 if graph.interface.preprocess else 2
-        axes = {0: dynamic(min=1, max=8)}
-        if self.dynamic is True:
+        axes = {0: dynamic(min=1, max=8)} if self.dynamic in OPEN_BATCH else {}
+        if self.dynamic in OPEN_SIZE:
             axes |= {axis: dynamic(min=32, max=LARGEST * images.shape[axis]) for axis in (first, first + 1)}
         return (axes,)
 

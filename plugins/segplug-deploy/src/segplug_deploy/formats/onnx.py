@@ -92,7 +92,7 @@ def write_onnx(
     Raises:
         ExportError: When the operator set cannot be written, or the weights are too large for the precision.
     """
-    captured, names = capture(graph, images, dynamic), list(graph.outputs)
+    captured, names = capture(graph, images, dynamic), graph.names
     with quiet():
         program: Any = torch.onnx.export(
             captured, input_names=["images"], output_names=names, opset_version=opset, dynamo=True, verbose=False
@@ -151,7 +151,7 @@ class ONNXSegmentor(ExportedSegmentor):
         return onnx.printer.to_text(graph)
 
     def run(self, images: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(v) for v in self.session.run(list(self.outputs), {self._name: images.cpu().numpy()})]
+        return [torch.from_numpy(v) for v in self.session.run(self.names, {self._name: images.cpu().numpy()})]
 
 
 def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any, torch.device]:

@@ -97,4 +97,4 @@ class OpenVINOSegmentor(ExportedSegmentor):
 
     def run(self, images: Tensor) -> list[Tensor]:
         values = self.model(images.cpu().numpy())
-        return [torch.from_numpy(values[index].copy()) for index in range(len(self.outputs))]
+        return [torch.from_numpy(values[index].copy()) for index in range(len(self.names))]

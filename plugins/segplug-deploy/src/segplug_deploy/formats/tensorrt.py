@@ -14,7 +14,14 @@ from typing_extensions import Unpack
 
 from segkernel.errors import ExportError
 from segplug_deploy.certificate import Evidence
-from segplug_deploy.exporter import ExporterArguments, Precision, VerifiedExporter, conformance_exceptions
+from segplug_deploy.exporter import (
+    OPEN_BATCH,
+    OPEN_SIZE,
+    ExporterArguments,
+    Precision,
+    VerifiedExporter,
+    conformance_exceptions,
+)
 from segplug_deploy.formats.onnx import require_onnx, write_onnx
 from segplug_deploy.graph import Graph
 from segplug_deploy.runtime import ExportedSegmentor, cpu_or_cuda, missing, only_file, opening, require
@@ -91,8 +98,9 @@ class TensorRTExporter(VerifiedExporter):
         """Return the smallest, the usual and the largest shape of the images."""
         usual, axis = [1, *images.shape[1:]], 1 if graph.interface.preprocess else 2
         least, most = [*usual], [*usual]
-        most[0] = LARGEST_BATCH
-        if self.dynamic is True:
+        if self.dynamic in OPEN_BATCH:
+            most[0] = LARGEST_BATCH
+        if self.dynamic in OPEN_SIZE:
             least[axis : axis + 2] = [32, 32]
             most[axis : axis + 2] = [LARGEST * side for side in usual[axis : axis + 2]]
         return tuple(least), tuple(usual), tuple(most)
@@ -134,7 +142,7 @@ class TensorRTSegmentor(ExportedSegmentor):
         self.context.set_tensor_address("images", images.data_ptr())
         kinds = {tensorrt.uint8: torch.uint8, tensorrt.int64: torch.int64, tensorrt.int32: torch.int32}
         values = []
-        for name in self.outputs:
+        for name in self.names:
             kind = kinds.get(self.engine.get_tensor_dtype(name), torch.float32)
             values.append(torch.empty(tuple(self.context.get_tensor_shape(name)), dtype=kind, device=self.device))
             self.context.set_tensor_address(name, values[-1].data_ptr())
