@@ -49,6 +49,11 @@ def test_many_boxes_in_groups_are_kept_as_by_comparing_pairs() -> None:
     assert sorted(found.tolist()) == sorted(kept)
 
 
+def test_a_block_of_boxes_may_be_dropped_as_a_whole() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(600, 1)
+    assert nms(boxes, torch.linspace(1, 0, 600), 0.5, TORCHVISION).tolist() == [0]
+
+
 @cases("d1_boxes", "soft_nms_*")
 def test_soft_nms(name: str) -> None:
     case = load("d1_boxes")[name]
