@@ -180,7 +180,7 @@ class Instances(Output):
         return found | {name: image[name] for name in ("keypoints",) if name in image}
 
     def pack(self, raw: Raw) -> dict[str, Tensor]:
-        """Return raw values as tensors (N, limit, ...), for exported files; rows without an object have a score of 0."""
+        """Return raw values as tensors (N, limit, ...), for files; rows without an object have a score of 0."""
         names = [name for name in raw[0] if name != "size"]
         return {name: torch.stack([_filled_up(image[name], self.limit) for image in raw]) for name in names}
 
