@@ -70,7 +70,7 @@ def test_a_config_of_1_x_is_translated() -> None:
     }
     assert config["engine"] == {"amp": "float16"}
     assert config["hooks"] == [
-        {"type": "EMAHook", "momentum": 0.001},
+        {"type": "EMAHook", "momentum": 0.001999},  # of two batches
         {"type": "CheckpointHook", "interval": 500, "keep": 2, "best": "mFscore"},
         {"type": "TensorBoardHook"},
     ]
@@ -213,6 +213,28 @@ def test_names_that_are_not_read_and_types_that_are_not_installed_are_noted(tmp_
         "train_cfg.norm",
         "model.decode_head.type",
     ]
+
+
+def test_schedules_count_optimiser_steps(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "optim_wrapper = dict(accumulative_counts=4)\n"
+        "train_cfg = dict(max_iters=100, val_interval=10)\n"
+        "param_scheduler = [dict(type='MultiStepLR', milestones=[50, 82], by_epoch=False),\n"
+        "    dict(type='ExponentialLR', gamma=0.5, begin=40, by_epoch=False), dict(type='StepLR', step_size=3)]\n"
+        "default_hooks = dict(logger=dict(type='LoggerHook', interval=2))\n"
+    )
+    sections = import_config(path).sections
+    assert sections["schedule"] == {
+        "iterations": 25,
+        "val_interval": 3,
+        "lr": [
+            {"type": "MultiStepLR", "milestones": [13, 21]},
+            {"type": "ExponentialLR", "gamma": 0.0625, "begin": 10},
+            {"type": "StepLR", "step_size": 3, "by_epoch": True},
+        ],
+    }
+    assert sections["hooks"] == [{"type": "ProgressHook", "interval": 1}]
 
 
 def test_views_of_tests_are_noted_unless_they_are_the_usual_ones(tmp_path: Path) -> None:

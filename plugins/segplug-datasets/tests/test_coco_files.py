@@ -21,7 +21,7 @@ from segplug_datasets.annotations.coco_keypoints import CocoKeypointDataset
 from segplug_datasets.annotations.coco_panoptic import CocoPanopticDataset
 from segplug_datasets.concat import ConcatDataset
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
-from segplug_datasets.geometry import Flip
+from segplug_datasets.geometry import Flip, Resize
 from segplug_datasets.samplers import AspectRatioGroups
 
 SHARED = Path(__file__).parents[4] / "shared/data"
@@ -416,6 +416,14 @@ def test_objects_have_boxes_classes_and_masks(tmp_path: Path) -> None:
     assert "instances" not in load(tmp_path, instances="boxes")[1]
     assert "boxes" not in load(tmp_path)[1]
     assert [field.count for field in dataset[0].fields.values() if hasattr(field, "count")] == [0] * 5
+
+
+def test_polygons_smaller_than_a_pixel_are_kept(tmp_path: Path) -> None:
+    specks = [[1.1, 1.1, 1.3, 1.1, 1.3, 1.3], [2.6, 1.1, 2.9, 1.1, 2.9, 1.4], [5, 5, 6, 6]]
+    sample = load(put(tmp_path, [annotation(1, specks, bbox=[1.1, 1.1, 1.8, 0.3], area=1)]), instances="polygons")[1]
+    assert [ring.shape for ring in sample["instances"].polygons()[0]] == [(3, 2), (3, 2)]
+    assert sample["instances"].masks(SIZE).sum() == 0
+    assert sample.apply(Resize((60, 80)))["instances"].masks((60, 80)).sum() > 4
 
 
 def test_too_many_bitmaps_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,17 +92,28 @@ def test_polygons_stay_polygons_under_a_paste() -> None:
     assert laid["instances"].polygons()[1][0].tolist() == square(2, 20, 8).tolist()
 
 
-def test_masks_of_many_objects_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_many_objects_are_drawn_near_them_or_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     places = [(4 * n, 10.0) for n in range(12)]
-    whole = composite([Layer(street(*places)), Layer(street((20, 14)), 3, 5)], (50, 80))
-    monkeypatch.setattr(layers, "_MASK_BYTES", 2 * 50 * 80)
-    drawn: list[int] = []
+    drawn: list[tuple[int, tuple[int, int]]] = []
     masks = Polygons.masks
-    monkeypatch.setattr(Polygons, "masks", lambda self, size: drawn.append(self.count) or masks(self, size))
-    parts = composite([Layer(street(*places)), Layer(street((20, 14)), 3, 5)], (50, 80))
-    assert max(drawn[2:]) == 2  # the first two made the samples
-    for name in whole:
+    monkeypatch.setattr(Polygons, "masks", lambda self, size: drawn.append((self.count, size)) or masks(self, size))
+
+    def laid(*without: str) -> Sample:
+        samples = street(*places), street((20, 14))
+        for name in without:
+            del samples[0][name], samples[1][name]
+        drawn.clear()
+        return composite([Layer(samples[0]), Layer(samples[1], 3, 5)], (50, 80))
+
+    whole = laid()
+    near = laid("bitmaps")  # which do not know where objects are
+    assert max(height * width for _, (height, width) in drawn) <= 8 * 8
+    monkeypatch.setattr(layers, "_MASK_BYTES", 2 * 50 * 80)
+    parts = laid()
+    assert max(count for count, _ in drawn) == 2
+    for name in near:
         assert np.array_equal(whole[name].array, parts[name].array), name
+        assert np.array_equal(whole[name].array, near[name].array), name
 
 
 # ---------------------------------------------------------------- geometry

@@ -183,6 +183,7 @@ def test_a_known_scale_is_taken_out_before_boxes_are_decoded() -> None:
 def test_sizes_are_those_without_padding() -> None:
     assert image_sizes(images((64, 96), (52, 70))) == [(64, 96), (52, 70)]
     assert image_sizes(torch.zeros(1, 3, 8, 9)) == [(8, 9)]
+    assert image_sizes(torch.zeros(1, 3, 8, 9, device="meta")) == [(8, 9)]
 
 
 def test_a_few_steps_learn_an_image() -> None:

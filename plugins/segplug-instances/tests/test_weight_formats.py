@@ -102,6 +102,16 @@ def test_a_pickle_of_python_2_is_read(golden: Any) -> None:
     assert "conv1_w" in DetectronPickle().read(golden.folder / "pkl" / "mini_imagenet.pkl")
 
 
+def test_a_body_of_caffe_takes_rgb_after_loading(tmp_path: Path) -> None:
+    source, target = DetectionResNet(50, base_channels=8), DetectionResNet(50, base_channels=8)
+    torch.save(source.state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "resnet50_caffe.pth")
+    load_into(target, tmp_path / "resnet50_caffe.pth", "finetune", format="CaffeBody")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for one, other in zip(source(images.flip(1)), target(images)):
+            assert torch.allclose(one, other, atol=1e-4 * one.abs().max().item())
+
+
 def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"blobs": {"conv1_w": Path("x")}}))

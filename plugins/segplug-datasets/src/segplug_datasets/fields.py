@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,18 +89,23 @@ class Polygons(ObjectField):
     def join(self, fields: Sequence[Self]) -> Self:
         return self.of([parts for field in fields for parts in field.polygons()])
 
-    def inside(self, size: Size) -> np.ndarray:
-        """Return which objects overlap the image with the box around their polygons; those without any are kept."""
-        kept = np.ones(self.number, bool)
+    def extents(self) -> np.ndarray:
+        """Return the box (objects, 4) around the polygons of each object; NaN for those without any."""
+        boxes = np.full((self.number, 4), np.nan)
         for number, parts in enumerate(self.polygons()):
             if parts:
-                (left, top), (right, bottom) = (bound(np.concatenate(parts), 0) for bound in (np.min, np.max))
-                kept[number] = right > 0 and bottom > 0 and left < size[1] and top < size[0]
-        return kept
+                points = np.concatenate(parts)
+                boxes[number] = *points.min(0), *points.max(0)
+        return boxes
 
-    def regions(self, size: Size) -> list[Region]:
-        """Return the pixels of each object in an image of ``size``."""
-        return [union([polygon(ring, size) for ring in parts]) for parts in self.polygons()]
+    def inside(self, size: Size) -> np.ndarray:
+        """Return which objects overlap the image with the box around their polygons; those without any are kept."""
+        left, top, right, bottom = self.extents().T
+        return ~((right <= 0) | (bottom <= 0) | (left >= size[1]) | (top >= size[0]))
+
+    def regions(self, size: Size) -> Iterator[Region]:
+        """Return the pixels of each object in an image of ``size``, in turn."""
+        return (union([polygon(ring, size) for ring in parts]) for parts in self.polygons())
 
     def masks(self, size: Size) -> np.ndarray | None:
         planes = np.zeros((self.number, *size), np.uint8)
@@ -112,8 +117,7 @@ class Polygons(ObjectField):
         """Return polygons around the visible pixels of objects that are partly covered; the others stay as they are."""
         found = self.polygons()
         for number, region in enumerate(self.regions((visible.shape[0], visible.shape[1]))):
-            height, width = region.mask.shape
-            seen = region.mask & visible[region.top : region.top + height, region.left : region.left + width]
+            seen = region.mask & visible[region.window]
             if not np.array_equal(seen, region.mask):
                 found[number] = [outline(seen, region.top, region.left)]
         return self.of(found)
@@ -144,6 +148,9 @@ class ObjectValues(ObjectField):
     def apply(self, geometry: Geometry, size: Size) -> Self:
         return self
 
+    def extents(self) -> np.ndarray:
+        return np.full((self.count, 4), np.nan)
+
 
 class Boxes(ObjectField):
     """(objects, 4) float32: left, top, right, bottom in pixels."""
@@ -154,6 +161,9 @@ class Boxes(ObjectField):
         height, width = geometry.size(size)
         box = np.concatenate([moved.min(1), moved.max(1)], 1)
         return replace(self, array=box.clip(0, [width, height, width, height]).astype(np.float32))
+
+    def extents(self) -> np.ndarray:
+        return self.array
 
     def inside(self, size: Size) -> np.ndarray:
         left, top, right, bottom = self.array.T
@@ -210,6 +220,12 @@ class Keypoints(ObjectField):
         inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
         points[..., 2] *= inside
         return replace(self, array=points)
+
+    def extents(self) -> np.ndarray:
+        """Return the box (objects, 4) around the labelled points of each object; NaN for those without any."""
+        points = np.where(self.array[..., 2:] > 0, self.array[..., :2], np.nan)
+        low, high = (np.fmin.reduce(points, 1), np.fmax.reduce(points, 1)) if points.size else (points[:, 0],) * 2
+        return np.concatenate([low, high], 1)
 
     def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
         """Mark covered points 1, COCO's "labelled, not visible"."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy_server import CLASSES, PALETTE, Brightness, brightness, png_of, stripes
+from toy_server import CLASSES, PALETTE, Brightness, brightness, changes, png_of, stripes
 
 from segkernel import Predictor
 from segkernel.errors import ExportError, UsageError
@@ -66,6 +66,26 @@ def test_several_models_answer_under_their_names_with_their_classes(client) -> N
     for name, expected in (("toy", "dark"), ("inverted", "light")):
         answer = server.post(f"/models/{name}/predict?format=json", content=dark).json()
         assert [each["name"] for each in answer["classes"]] == [expected]
+
+
+def test_a_model_that_compares_two_images_takes_a_form_with_both(client) -> None:
+    model = changes()
+    model.warm_up()
+    server = client({"changes": model})
+    assert server.get("/models").json()["models"][0]["images"] == 2
+    after = stripes()
+    after[:2] = 200
+    path, image, second = "/models/changes/predict?format=json", ("a", png_of(stripes())), ("b", png_of(after))
+    answer = server.post(path, files={"second": second, "image": image}).json()
+    changed = np.abs(after.astype(int) - stripes()).mean(2) > 50
+    assert {each["name"]: each["pixels"] for each in answer["classes"]}["changed"] == changed.sum()
+    for given, text in (
+        ({"content": png_of(after)}, "compares two images"),
+        ({"files": {"image": image}}, "none is called 'second'"),
+        ({"files": {"image": image, "second": ("b", png_of(stripes(7)))}}, "the first image is (6, 9)"),
+        ({"files": {"image": image, "second": ("b", b"x")}}, ""),
+    ):
+        assert text in message_of(server.post(path, **given), 422 if text else 415)
 
 
 def test_labels_are_those_of_the_predictor_also_in_batches(client) -> None:
@@ -320,7 +340,7 @@ def test_models_with_other_inputs_or_outputs_are_refused() -> None:
     five = Predictor(network, "", "cpu", CLASSES, preprocess={"mean": [0.0] * 5, "std": [1.0] * 5})
     boxes = Brightness()
     boxes.outputs = {"seg": SimpleNamespace(classes=3)}
-    for predictor, text in ((five, "single RGB images"), (Predictor(boxes, "", "cpu", CLASSES), "for each pixel")):
+    for predictor, text in ((five, "of RGB images"), (Predictor(boxes, "", "cpu", CLASSES), "for each pixel")):
         with pytest.raises(UsageError, match=f"^m: .*{text}"):
             ServedModel("m", predictor)
 
@@ -365,4 +385,4 @@ def test_values_are_thousandths_in_16_bits(client) -> None:
     answer = server.post(f"{PREDICT}?format=json", content=IMAGE).json()
     assert (answer["min"], answer["max"], answer["width"]) == (0, 25.5, 9)
     assert "format=png" in message_of(server.post(f"{PREDICT}?format=polygons", content=IMAGE), 422)
-    assert server.get("/models").json()["models"][0] == {"name": "toy", "task": "values", "classes": []}
+    assert server.get("/models").json()["models"][0] == {"name": "toy", "task": "values", "images": 1, "classes": []}

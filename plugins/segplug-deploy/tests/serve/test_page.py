@@ -14,7 +14,7 @@ import pytest
 import torch
 from browser import Browser, find_chromium
 from torch import Tensor, nn
-from toy_server import CLASSES, PALETTE, Brightness, brightness, png_of, running, stripes
+from toy_server import CLASSES, PALETTE, Brightness, brightness, changes, png_of, running, stripes
 
 from segkernel import Predictor
 from segplug_deploy.serve.models import ServedModel
@@ -85,6 +85,13 @@ def pixels(page: Browser, panel: int = 0) -> np.ndarray:
 
 def texts(page: Browser, selector: str) -> list[str]:
     return page.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((each) => each.innerText)")
+
+
+def choose_file(page: Browser, selector: str, file: Path) -> None:
+    """Choose a file in a dialogue."""
+    root = page.call("DOM.getDocument")["root"]["nodeId"]
+    node = page.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
 
 def legend(page: Browser) -> list[str]:
@@ -175,6 +182,22 @@ def test_two_models_stand_side_by_side(shown: Browser) -> None:
         assert (pixels(shown, panel)[..., 3] == 255 * (THIRDS == 2)).all()
 
 
+def test_a_model_that_compares_two_images_asks_for_the_second(browser: Browser, tmp_path: Path) -> None:
+    before, after = stripes(HEIGHT, WIDTH), stripes(HEIGHT, WIDTH)
+    after[:20] = 200
+    for name, image in (("before.png", before), ("after.png", after)):
+        (tmp_path / name).write_bytes(png_of(image))
+    with running({"changes": changes()}) as (host, port):
+        browser.open(f"http://{host}:{port}/")
+        browser.wait("!document.querySelector('#other').hidden")
+        browser.drop(tmp_path / "before.png")
+        browser.wait("document.querySelector('#status').textContent.includes('choose the second one')")
+        choose_file(browser, "#pair", tmp_path / "after.png")
+        browser.wait("document.querySelector('#status').textContent.includes('before.png and after.png')")
+        changed = np.abs(after.astype(int) - before).mean(2) > 50
+        assert (pixels(browser)[..., 0] == np.where(changed, 250, 0)).all()
+
+
 def test_everything_can_be_done_with_the_keyboard(shown: Browser) -> None:
     reached = []
     for _ in range(20):
@@ -201,9 +224,7 @@ def test_everything_can_be_done_with_the_keyboard(shown: Browser) -> None:
 
 
 def test_a_file_can_be_chosen_and_pasted(page: Browser, photo: Path) -> None:
-    root = page.call("DOM.getDocument")["root"]["nodeId"]
-    node = page.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(photo)])
+    choose_file(page, "#file", photo)
     page.wait("document.querySelector('#status').textContent.includes('stripes.png')")
     bright = [*png_of(np.full((HEIGHT, WIDTH, 3), 255, np.uint8))]
     page.run(

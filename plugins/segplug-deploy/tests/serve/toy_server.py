@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from segkernel import Predictor
+from segkernel.errors import DataError
+from segkernel.sample import Sample
 from segplug_deploy.serve import server
 from segplug_deploy.serve.app import create_app
 from segplug_deploy.serve.models import ServedModel
@@ -31,6 +33,35 @@ class Brightness(nn.Module):
 def brightness(name: str = "toy", model: nn.Module | None = None) -> ServedModel:
     plain = {"mean": [0.0] * 3, "std": [1.0] * 3}
     return ServedModel(name, Predictor(model or Brightness(), "", "cpu", CLASSES, PALETTE, preprocess=plain))
+
+
+class Changes(nn.Module):
+    """Class 1 where two images differ by more than 50."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        change = (images[:, :3] - images[:, 3:]).abs().mean(1, keepdim=True)
+        return torch.cat([torch.full_like(change, 50), change], 1)
+
+
+class PairReader:
+    """Reads two images as one of six channels."""
+
+    takes_pairs = True
+
+    def __call__(self, source: object) -> Sample:
+        assert isinstance(source, tuple)
+        first, second = source
+        if first.shape != second.shape:
+            raise DataError(f"{second.shape[:2]}, but the first image is {first.shape[:2]}")
+        return Sample(image=np.concatenate([first, second], 2))
+
+
+def changes() -> ServedModel:
+    """A model that compares two images."""
+    plain = {"mean": [0.0] * 6, "std": [1.0] * 6}
+    predictor = Predictor(Changes(), "", "cpu", ("same", "changed"), ((0, 0, 0), (250, 80, 20)), preprocess=plain)
+    predictor.reader = PairReader()
+    return ServedModel("changes", predictor)
 
 
 def stripes(height: int = 6, width: int = 9) -> np.ndarray:

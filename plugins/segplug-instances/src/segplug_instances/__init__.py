@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from segplug_instances.roi import RoIPooler as RoIPooler
     from segplug_instances.rpn import RPN as RPN
     from segplug_instances.transforms import DetectionResize as DetectionResize
+    from segplug_instances.weight_formats.detectron import CaffeBody as CaffeBody
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
     from segplug_instances.weight_formats.detectron import DetectronPickle as DetectronPickle
     from segplug_instances.weight_formats.detectron import DetectronPyTorch as DetectronPyTorch
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Anchors": ".anchors",
     "COCOMetric": ".metrics.coco",
+    "CaffeBody": ".weight_formats.detectron",
     "Convention": ".conventions",
     "DetectionFPN": ".fpn",
     "DetectionResNet": ".resnet",

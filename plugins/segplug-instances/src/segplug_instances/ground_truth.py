@@ -61,7 +61,7 @@ def ground_truths(
         UsageError: When boxes or classes are missing.
     """
     if missing := [name for name in ("boxes", "classes") if name not in targets]:
-        hint = "a data set of instances has them, such as CocoInstances"
+        hint = "set instances: polygons in a data set that has objects, such as CocoInstanceDataset"
         raise UsageError(f"detectors train on boxes and classes; the targets lack {' and '.join(missing)}: {hint}")
     names = [name for name in ("boxes", "classes", "crowd", "instances", "keypoints") if name in targets]
     images = ({name: targets[name][i] for name in names} for i in range(len(sizes)))

@@ -22,6 +22,7 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import Backbone, Features, Neck, Segmentor, TestConfig
 from segkernel.interfaces.spec import Spec
 from segkernel.sample import Targets
+from segkernel.weights import load_pretrained
 from segplug_instances.box_head import BoxHead
 from segplug_instances.conventions import ConventionName, convention_of
 from segplug_instances.ground_truth import ground_truths
@@ -112,6 +113,7 @@ class RCNN(Segmentor):
         classes = num_classes if box_head else 1
         self.output = (output or Spec(Instances))(classes=classes, convention=convention)
         self.outputs = {"seg": self.output}
+        load_pretrained(self)
 
     def extract_features(self, images: Tensor) -> tuple[Features, Size]:
         """Return the feature maps of images, finest first, and height and width of the images padded for them."""
@@ -213,6 +215,8 @@ def _whole_image(images: Tensor) -> list[Size]:
 
 def image_sizes(images: Tensor) -> list[Size]:
     """Return height and width of each image of a batch (N, C, H, W), without trailing rows and columns of 0."""
+    if images.is_meta:  # a config is checked with an image without values
+        return [(images.shape[2], images.shape[3])] * len(images)
     pixels = (images != 0).any(1)
     found = []
     for inside in (pixels.any(2), pixels.any(1)):

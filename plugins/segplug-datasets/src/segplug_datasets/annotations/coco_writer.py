@@ -14,10 +14,11 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segkernel.interfaces.data import Dataset
-from segkernel.sample import Sample
+from segkernel.sample import Sample, Size
+from segplug_datasets.annotations.raster import Region
 from segplug_datasets.annotations.rle import to_coco
 from segplug_datasets.fields import Polygons
-from segplug_datasets.transforms.layers import object_masks
+from segplug_datasets.transforms.layers import object_regions
 
 
 def write_coco(
@@ -122,12 +123,19 @@ def _segmentations(sample: Sample, crowds: Sequence[bool]) -> Iterator[dict[str,
     """Yield the ``segmentation`` of each object; nothing where there are no masks."""
     polygons = next((field for field in sample.fields.values() if isinstance(field, Polygons)), None)
     rings = polygons.polygons() if polygons is not None else None
-    masks = object_masks(sample) if rings is None or any(crowds) else repeat(None)
-    for number, mask in enumerate(masks or repeat(None)):
+    regions = object_regions(sample) if rings is None or any(crowds) else None
+    for number, region in enumerate(regions or repeat(None)):
         if rings is not None and not crowds[number]:
             yield {"segmentation": [_rounded(ring.ravel()) for ring in rings[number] if len(ring) >= 3]}
         else:
-            yield {} if mask is None else {"segmentation": to_coco(mask)}
+            yield {} if region is None else {"segmentation": to_coco(_drawn(region, sample.size))}
+
+
+def _drawn(region: Region, size: Size) -> np.ndarray:
+    """Return the mask (H, W) bool of a region."""
+    mask = np.zeros(size, bool)
+    region.paint(mask, True)
+    return mask
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:

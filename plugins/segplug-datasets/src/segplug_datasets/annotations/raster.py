@@ -62,10 +62,14 @@ class Region:
         mask = self.mask[top - self.top : bottom - self.top, left - self.left : right - self.left]
         return Region(top, left, mask.copy(), self.rings)
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns that ``mask`` is of."""
+        return slice(self.top, self.top + self.mask.shape[0]), slice(self.left, self.left + self.mask.shape[1])
+
     def paint(self, canvas: np.ndarray, value: float) -> None:
         """Write ``value`` into the pixels of the region."""
-        height, width = self.mask.shape
-        canvas[self.top : self.top + height, self.left : self.left + width][self.mask] = value
+        canvas[self.window][self.mask] = value
 
 
 NOTHING = Region(0, 0, np.zeros((0, 0), bool))
@@ -89,19 +93,19 @@ def polygon(points: np.ndarray, size: Size, rule: Rule = "area") -> Region:
 
 
 def union(regions: Sequence[Region]) -> Region:
-    """Return the union of regions."""
+    """Return the union of regions, with the polygons of those without pixels, too."""
     if len(regions) == 1:
         return regions[0]
+    rings = tuple(ring for region in regions for ring in region.rings)
     regions = [region for region in regions if region.mask.size]
     if not regions:
-        return NOTHING
+        return replace(NOTHING, rings=rings)
     top, left = min(r.top for r in regions), min(r.left for r in regions)
     bottom = max(r.top + r.mask.shape[0] for r in regions)
     right = max(r.left + r.mask.shape[1] for r in regions)
     canvas = np.zeros((bottom - top, right - left), bool)
     for region in regions:
         Region(region.top - top, region.left - left, region.mask).paint(canvas, True)
-    rings = tuple(ring for region in regions for ring in region.rings)
     return Region(top, left, canvas, rings if all(region.rings for region in regions) else ())
 
 

@@ -13,7 +13,8 @@ from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
-from segplug_datasets.transforms.layers import Layer, composite, object_masks, select_objects, window
+from segplug_datasets.annotations.raster import Region
+from segplug_datasets.transforms.layers import Layer, composite, object_regions, select_objects, window
 from segplug_datasets.transforms.mix import Mixing, labels_of
 
 
@@ -57,14 +58,14 @@ class CopyPaste(Mixing):
 
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         labels = labels_of(other, "CopyPaste")
-        mask, masks = np.zeros(labels.shape, bool), object_masks(other)
-        if masks is not None:
+        mask, regions = np.zeros(labels.shape, bool), object_regions(other)
+        if regions is not None:
             crowd = other["crowd"].array if "crowd" in other else np.zeros(0, bool)
             crowds = set(np.flatnonzero(crowd).tolist())
-            wanted = [n for n, pixels in enumerate(masks) if n not in crowds and self._wanted(labels, pixels)]
+            wanted = [n for n, region in enumerate(regions) if n not in crowds and self._wanted(labels, region)]
             other = select_objects(other, np.array(self._chosen(wanted, rng), np.intp))
-            for pixels in object_masks(other) or ():
-                mask |= pixels
+            for region in object_regions(other) or ():
+                region.paint(mask, True)
         else:
             for place, components, number in self._chosen(self._regions(labels), rng):
                 mask[place] |= components[place] == number
@@ -75,8 +76,8 @@ class CopyPaste(Mixing):
         count = int(rng.integers(1, min(len(objects), self.max_num_pasted) + 1)) if objects else 0
         return [objects[number] for number in sorted(rng.permutation(len(objects))[:count])]
 
-    def _wanted(self, labels: np.ndarray, mask: np.ndarray) -> bool:
-        counts = np.bincount(labels[mask], minlength=256)
+    def _wanted(self, labels: np.ndarray, region: Region) -> bool:
+        counts = np.bincount(labels[region.window][region.mask], minlength=256)
         return bool(counts.any()) and (self.classes is None or int(counts.argmax()) in self.classes)
 
     def _regions(self, labels: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray, int]]:

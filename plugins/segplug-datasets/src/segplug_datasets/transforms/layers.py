@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segkernel.errors import DataError
+from segkernel.image import opencv
 from segkernel.labels import IGNORE
 from segkernel.sample import Field, ObjectField, RasterField, Sample, Size
 from segplug_datasets import geometry
+from segplug_datasets.annotations.raster import Region
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 _MASK_BYTES = 2**26  # of the masks of objects that are rasterised together
@@ -97,15 +99,16 @@ def select_objects(sample: Sample, keep: np.ndarray) -> Sample:
     return kept
 
 
-def object_masks(sample: Sample) -> Iterator[np.ndarray] | None:
-    """Return the pixels (H, W) bool of each object in turn; None if no field has masks."""
-    fields = objects_of(sample)
-    masks = {name: field for name, field in fields.items() if field.select(np.zeros(0, int)).masks((1, 1)) is not None}
-    if not masks:
+def object_regions(sample: Sample) -> Iterator[Region] | None:
+    """Return the pixels of each object in turn; None if no field has masks."""
+    fields = objects_of(sample).values()
+    field = next((each for each in fields if each.select(np.zeros(0, int)).masks((1, 1)) is not None), None)
+    if field is None:
         return None
-    name = next(iter(masks))
-    parts = (part[name].masks(sample.size) for part in _in_parts({name: masks[name]}, sample.size))
-    return (mask > 0 for part in parts if part is not None for mask in np.moveaxis(part, 2, 0))
+    if hasattr(field, "regions"):  # without drawing whole masks
+        return iter(field.regions(sample.size))
+    parts = (field.select(part).masks(sample.size) for part in _parts(field.count, sample.size))
+    return (Region(0, 0, mask > 0) for part in parts if part is not None for mask in np.moveaxis(part, 2, 0))
 
 
 def resize_and_crop(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
@@ -159,25 +162,62 @@ def _seen(layer: Layer, size: Size, names: Sequence[str], visible: np.ndarray) -
     counts = {name: field.count for name, field in fields.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"its fields disagree on the number of objects: {counts}", layer.sample.meta.get("path"))
-    found = [_visible(part, visible) for part in _in_parts(fields, size)]
-    return {name: found[0][name].join([part[name] for part in found]) for name in names}
+    groups = _near_each_other(fields, visible)
+    found = [_visible_in(fields, visible, group, window) for group, window in groups]
+    order = np.argsort(np.concatenate([numbers for numbers, _ in found]), kind="stable")
+    return {name: found[0][1][name].join([part[name] for _, part in found]).select(order) for name in names}
 
 
-def _in_parts(fields: Mapping[str, ObjectField], size: Size) -> Iterator[dict[str, ObjectField]]:
-    """Yield the fields of so many objects that the masks of these take little memory; at least once."""
-    count = next(iter(fields.values())).count
-    step = max(1, _MASK_BYTES // max(1, size[0] * size[1]))
-    for start in range(0, max(count, 1), step):
-        part = np.arange(start, min(start + step, count))
-        yield {name: field if count <= step else field.select(part) for name, field in fields.items()}
+Window = tuple[slice, slice]
 
 
-def _visible(fields: Mapping[str, ObjectField], visible: np.ndarray) -> dict[str, ObjectField]:
-    size = visible.shape[0], visible.shape[1]
-    masks = {name: mask for name, field in fields.items() if (mask := field.masks(size)) is not None}
+def _near_each_other(
+    fields: Mapping[str, ObjectField], visible: np.ndarray
+) -> Iterator[tuple[np.ndarray, Window | None]]:
+    """Yield groups of objects and the window that holds each; no window for those that nothing covers; at least one.
+
+    Fields that know how far each object extends (``extents``) save drawing all masks on the whole canvas.
+    """
+    size, count = (visible.shape[0], visible.shape[1]), next(iter(fields.values())).count
+    if not all(hasattr(field, "extents") for field in fields.values()):
+        whole = slice(0, size[0]), slice(0, size[1])
+        yield from ((part, whole) for part in _parts(count, size))
+        return
+    extents = np.stack([field.extents() for field in fields.values()])  # type: ignore[attr-defined]
+    low, high = np.fmin.reduce(extents[..., :2]), np.fmax.reduce(extents[..., 2:])
+    nowhere = np.isnan(low[:, 0])
+    low, high = np.nan_to_num(low), np.nan_to_num(high)
+    left, top = np.floor(low).clip(0, size[::-1]).astype(int).T
+    right, bottom = np.ceil(high).clip(0, size[::-1]).astype(int).T
+    covered = opencv().integral((~visible).view(np.uint8))  # covered[y, x]: pixels above and left of there
+    hidden = covered[bottom, right] - covered[top, right] - covered[bottom, left] + covered[top, left] > 0
+    inside = (left < right) & (top < bottom)
+    yield np.flatnonzero(nowhere | (inside & ~hidden)), None
+    for number in np.flatnonzero(inside & hidden).tolist():
+        yield np.array([number]), (slice(top[number], bottom[number]), slice(left[number], right[number]))
+
+
+def _visible_in(
+    fields: Mapping[str, ObjectField], visible: np.ndarray, group: np.ndarray, window: Window | None
+) -> tuple[np.ndarray, dict[str, ObjectField]]:
+    """Return the numbers and the fields of those objects of a group that are visible, without occluded parts."""
+    chosen = {name: field.select(group) for name, field in fields.items()}
+    if window is None:
+        return group, chosen
+    (height, width), (rows, columns) = visible.shape, window
+    cut = geometry.Crop(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+    back = geometry.Pad(rows.start, columns.start, height - rows.stop, width - columns.stop)
+    near = visible[window]
+    chosen = {name: field.apply(cut, (height, width)) for name, field in chosen.items()}
+    masks = {name: mask for name, field in chosen.items() if (mask := field.masks(near.shape)) is not None}
     # Masks show the visible part of an object; boxes can only estimate it.
-    kept = [fields[name].remaining(visible) for name in masks or fields]
+    kept = np.logical_and.reduce([chosen[name].remaining(near) for name in masks or chosen])
     first_masks = next(iter(masks.values()), None)
-    return {
-        name: field.occlude(visible, first_masks).select(np.logical_and.reduce(kept)) for name, field in fields.items()
-    }
+    left_over = {name: field.occlude(near, first_masks).select(kept) for name, field in chosen.items()}
+    return group[kept], {name: field.apply(back, near.shape) for name, field in left_over.items()}
+
+
+def _parts(count: int, size: Size) -> Iterator[np.ndarray]:
+    """Yield the numbers of so many objects at once that their masks take little memory; at least once."""
+    step = max(1, _MASK_BYTES // max(1, size[0] * size[1]))
+    yield from (np.arange(first, min(first + step, count)) for first in range(0, max(count, 1), step))

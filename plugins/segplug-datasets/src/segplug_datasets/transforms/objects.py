@@ -11,9 +11,8 @@ from segkernel.annotations import NonNegative, NonNegativeInt, Positive
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
 from segplug_datasets import geometry
-from segplug_datasets.annotations.raster import Region
 from segplug_datasets.fields import Boxes
-from segplug_datasets.transforms.layers import object_masks, select_objects
+from segplug_datasets.transforms.layers import object_regions, select_objects
 
 
 class FilterAnnotations:
@@ -55,13 +54,13 @@ class FilterAnnotations:
         return None if self._is_rejected(sample) else sample
 
     def _by_masks(self, sample: Sample) -> Sample:
-        masks = object_masks(sample)
-        if masks is None:
+        found = object_regions(sample)
+        if found is None:
             return sample
-        regions = [Region(0, 0, mask).cropped() for mask in masks]
+        regions = [region.cropped() for region in found]
         if self.recompute_boxes:
-            found = [region.box or (0, 0, 0, 0) for region in regions]
-            sample["boxes"] = Boxes(np.array(found, np.float32).reshape(-1, 4))
+            boxes = [region.box or (0, 0, 0, 0) for region in regions]
+            sample["boxes"] = Boxes(np.array(boxes, np.float32).reshape(-1, 4))
         return select_objects(sample, np.array([region.area >= self.min_gt_mask_area for region in regions], bool))
 
     def _is_rejected(self, sample: Sample) -> bool:

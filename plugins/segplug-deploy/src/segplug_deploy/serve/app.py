@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segkernel.errors import SegKernelError, suggest
 from segplug_deploy.serve import openapi
 from segplug_deploy.serve.batcher import Batcher
-from segplug_deploy.serve.body import read_image
+from segplug_deploy.serve.body import read_images
 from segplug_deploy.serve.encode import encode
 from segplug_deploy.serve.images import decode
 from segplug_deploy.serve.metrics import TEXT_TYPE, Metrics
@@ -150,17 +150,16 @@ class Service:
             raise Refusal(422, f"unknown format; {suggest(kind, openapi.KINDS)}")
         model = self.models[name]
         with self._batchers[name].place():
-            data = await read_image(request, self.limits)
+            data = await read_images(request, self.limits, model.images)
             labels = await _unless_left(request, self._labels(model, data), self.limits.seconds)
         body, media_type = await self._in_thread(encode, labels, kind, name, model.labels)
         return Response(body, media_type=media_type)
 
-    async def _labels(self, model: ServedModel, data: bytes) -> np.ndarray:
+    async def _labels(self, model: ServedModel, data: list[bytes]) -> np.ndarray:
         try:
-            pixels = await self._in_thread(decode, data, self.limits)
-            del data
-            sample = await self._in_thread(model.prepare, pixels)
-            return await self._batchers[model.name].submit(sample, pixels.shape[:2])
+            pixels = [await self._in_thread(decode, data.pop(0), self.limits) for _ in range(model.images)]
+            sample = await self._in_thread(model.prepare, *pixels)
+            return await self._batchers[model.name].submit(sample, pixels[0].shape[:2])
         except SegKernelError as error:  # of this image: too small for the model, for instance
             raise Refusal(422, str(error)) from error
 

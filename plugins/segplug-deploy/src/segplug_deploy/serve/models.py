@@ -58,8 +58,8 @@ class ServedModel:
 
     Args:
         name: Its name in addresses.
-        predictor: The model; it takes RGB images, and gives each pixel one class, any number of classes, or a value
-            such as a depth.
+        predictor: The model; it takes RGB images, or compares two of them, and gives each pixel one class, any number
+            of classes, or a value such as a depth.
 
     Raises:
         UsageError: When it takes other inputs, or has other outputs.
@@ -73,26 +73,37 @@ class ServedModel:
             raise UsageError(f"{name}: serve takes models of classes, or of one value, for each pixel; not {output}")
         self.task: str = output.task if labelled else "values"
         """That of `Labels`, or ``values``."""
+        self.images = 2 if getattr(predictor.reader, "takes_pairs", False) else 1
+        """Number of images that it compares, 1 for most models."""
         try:
-            pixels = predictor.read(np.zeros((64, 64, 3), np.uint8))
-            fits = isinstance(pixels, np.ndarray) and pixels.shape[2] == predictor.preprocessor.mean.shape[1]
+            fits = self._fits(predictor.read(self._of_each(np.zeros((64, 64, 3), np.uint8))))
         except SegKernelError:
             fits = False
         if not fits:
-            raise UsageError(f"{name}: serve takes models of single RGB images; this one reads other data")
+            raise UsageError(f"{name}: serve takes models of RGB images; this one reads other data")
+
+    def _of_each(self, pixels: np.ndarray) -> Any:
+        """Return an image as `Predictor.read` takes it, for both of a pair."""
+        return pixels if self.images == 1 else (pixels, pixels)
+
+    def _fits(self, given: Any) -> bool:
+        """Whether what was read from RGB images is what the model takes."""
+        if self.images == 2:
+            given = self._predictor.prepare(given).image
+        return isinstance(given, np.ndarray) and given.shape[2] == self._predictor.preprocessor.mean.shape[1]
 
     @property
     def labels(self) -> Labels:
         """Classes and colours."""
         return self._predictor.labels
 
-    def prepare(self, pixels: np.ndarray) -> Sample:
-        """Return an image (H, W, 3) uint8 after the transforms; threads may call it.
+    def prepare(self, *pixels: np.ndarray) -> Sample:
+        """Return an image (H, W, 3) uint8, or two, after the transforms; threads may call it.
 
         Raises:
-            DataError: When a transform rejects it.
+            DataError: When a transform rejects it, or two differ in size.
         """
-        return self._predictor.prepare(self._predictor.read(pixels))
+        return self._predictor.prepare(self._predictor.read(pixels if self.images == 2 else pixels[0]))
 
     def compute(self, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
         """Return what `encode` takes for each image, or the error with which it fails."""
@@ -109,15 +120,16 @@ class ServedModel:
     def warm_up(self, size: tuple[int, int] = (512, 512)) -> None:
         """Predict a grey image, since first predictions take longer; a failure is a warning."""
         try:
-            self._predictor(np.full((*size, 3), 128, np.uint8))
+            self._predictor(self._of_each(np.full((*size, 3), 128, np.uint8)))
         except SegKernelError as error:  # for example a file exported for another size
             log.warning("%s: an image of %d x %d fails: %s", self.name, *size, error)
 
     def describe(self) -> dict[str, Any]:
-        """Return name, task, classes and colours, as plain values."""
+        """Return name, task, number of images, classes and colours, as plain values."""
         pairs = enumerate(zip(self.labels.classes, self.labels.palette, strict=True))
         classes = [{"id": index, "name": name, "color": list(color)} for index, (name, color) in pairs]
-        return {"name": self.name, "task": self.task, "classes": [] if self.task == "values" else classes}
+        about = {"name": self.name, "task": self.task, "images": self.images}
+        return {**about, "classes": [] if self.task == "values" else classes}
 
 
 def load(given: Mapping[str, str], **options: Any) -> dict[str, ServedModel]:

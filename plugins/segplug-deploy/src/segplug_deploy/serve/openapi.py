@@ -46,7 +46,7 @@ def document(version: str, models: Sequence[str], limits: Limits) -> dict[str, A
 
 def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
     image = {"type": "string", "contentMediaType": "application/octet-stream", "maxLength": limits.bytes}
-    form = {"type": "object", "properties": {"image": image}, "required": ["image"]}
+    form = {"type": "object", "properties": {"image": image, "second": image}, "required": ["image"]}
     return {
         "summary": "Label each pixel of an image.",
         "description": f"At most {limits.megabytes:g} MB and {limits.megapixels:g} megapixels.",
@@ -64,7 +64,7 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
         ],
         "requestBody": {
             "required": True,
-            "description": "A PNG, JPEG, WebP, BMP or TIFF.",
+            "description": "A PNG, JPEG, WebP, BMP or TIFF; two for a model that compares two images, as a form.",
             "content": {"image/*": {"schema": image}, "multipart/form-data": {"schema": form}},
         },
         "responses": {
@@ -116,6 +116,7 @@ def _schemas() -> dict[str, Any]:
         "Model": _object(
             name=text,
             task={"enum": ["multiclass", "binary", "multilabel", "values"]},
+            images={"type": "integer", "enum": [1, 2], "description": "Number of images that the model compares."},
             classes={"type": "array", "items": _object(**named)},
         ),
         "Labels": _object(model=text, height=whole, width=whole, classes={"type": "array", "items": found}),

@@ -26,6 +26,7 @@ _BACKENDS = {
 USUAL_VIEWS = ([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], True)
 """Scales, and whether images are mirrored, of published configs and of ``seg-kernel test --tta``."""
 
+_MOMENTUM = 0.0002  # of EMAHook, the default
 _ITERATIONS = {"CheckpointHook": ("interval",), "ProgressHook": ("interval",), "EMAHook": ("interval", "begin_iter")}
 """Arguments of hooks that count iterations."""
 
@@ -46,8 +47,12 @@ def hooks_section(config: MarkedDict, notes: Notes) -> MarkedList:
     for key, hook in defaults.items():
         if key not in ("timer", "logger", "param_scheduler", "checkpoint", "sampler_seed", "visualization"):
             notes.lost(defaults, key, former_name(kind_of(hook)) or "custom hooks are hooks: [...]", "default_hooks")
+    steps = steps_of(config)
     for hook in result:
-        count_steps(hook, _ITERATIONS.get(str(hook.get("type")), ()), steps_of(config))
+        kind, momentum = str(hook.get("type")), hook.get("momentum", _MOMENTUM)
+        if kind == "EMAHook" and steps > 1 and hook.get("interval", 1) == 1 and isinstance(momentum, float):
+            hook["momentum"] = round(1 - (1 - momentum) ** steps, 12)  # the average moves with every batch there
+        count_steps(hook, _ITERATIONS.get(kind, ()), steps)
     return MarkedList([*result, *_trackers(config, notes)])
 
 

@@ -140,6 +140,8 @@ def _schedule(spec: MarkedDict, steps: int, iterations: Any, notes: Notes) -> Ma
         notes.lost(spec, "convert_to_iter_based", "rates change with every epoch; by_epoch: false counts iterations")
     if not by_epoch:
         count_steps(result, _ITERATIONS, steps)
+        if kind_of(result) == "ExponentialLR" and steps > 1 and isinstance(result.get("gamma"), float):
+            result["gamma"] **= steps
     usual = {"by_epoch": False, "begin": 0, "end": iterations}
     for key in [key for key, value in usual.items() if key in result and result[key] == value and not by_epoch]:
         del result[key]

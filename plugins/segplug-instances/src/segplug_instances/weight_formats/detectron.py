@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkernel.errors import CheckpointError
 from segkernel.interfaces.model import WeightFormat
+from segplug_instances.resnet import DetectionResNet
 from segplug_instances.weight_formats.renaming import DetectorFormat, Weights
 
 _LEAF = {"w": "weight", "s": "weight", "b": "bias"}
@@ -107,6 +108,18 @@ class DetectronPyTorch(DetectorFormat):
         steps = 3 if re.sub(r"\.\d+\.\w+$", ".1.weight", key) in weights else 2
         index, step = divmod(int(found[2]), steps)
         return f"{found[1]}.{index}.{('conv', 'bn')[step]}.{found[3]}"
+
+
+class CaffeBody(WeightFormat):
+    """The names of `DetectionResNet`, trained on images with the channels blue, green, red: ``resnet50_caffe.pth``.
+
+    It cannot be recognised by its names, so it must be given: ``CaffeBody::resnet50_caffe.pth``.
+    """
+
+    values_only: ClassVar = (DetectionResNet,)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        return {key: value.flip(1) if key == "conv1.weight" else value for key, value in weights.items()}
 
 
 class DetectronPickle(WeightFormat):

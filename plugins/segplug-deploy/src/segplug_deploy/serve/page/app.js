@@ -2,13 +2,15 @@
 
 const find = (selector, inside = document) => inside.querySelector(selector);
 const [fileInput, cameraButton, first, second] = ["#file", "#camera", "#first", "#second"].map((id) => find(id));
+const [other, pairInput] = ["#other", "#pair"].map((id) => find(id));
 const [opacity, status, error, view] = ["#opacity", "#status", "#error", "#view"].map((id) => find(id));
 
 const FEW_CLASSES = 12; // with more in an image, the legend has a search field
 
 const state = {
-  models: new Map(), // by name: [{id, name, color}]
+  models: new Map(), // by name: {classes: [{id, name, color}], images: 1, or 2 for a model that compares two}
   image: null, // {blob, name, bitmap}, or null before the first
+  pair: null, // the file to compare it with, or null
   isolated: null, // name of the class that is shown alone
   request: null, // AbortController of the requests that are under way
   panels: [],
@@ -18,8 +20,14 @@ const state = {
 
 async function predict() {
   const wanted = [first.value, second.value].filter((name, index, all) => name && all.indexOf(name) === index);
+  const comparing = wanted.find((name) => state.models.get(name).images === 2);
+  other.hidden = !comparing;
   if (!state.image || !wanted.length) return;
   state.request?.abort();
+  if (comparing && !state.pair) {
+    say([`${comparing} compares two images of one place: choose the second one, too.`]);
+    return;
+  }
   const request = (state.request = new AbortController());
   state.panels.forEach((panel) => panel.busy(true));
   const { image } = state;
@@ -30,7 +38,7 @@ async function predict() {
     showPanels(wanted);
     answers.forEach((labels, index) => state.panels[index].show(image, labels));
     fail("");
-    say(image, answers[0], milliseconds);
+    describe(image, answers[0], milliseconds);
   } catch (problem) {
     if (problem.name !== "AbortError") fail(problem.message);
   } finally {
@@ -42,13 +50,21 @@ async function labelsOf(model, blob, signal) {
   const address = `models/${encodeURIComponent(model)}/predict?format=png`;
   let answer;
   try {
-    answer = await fetch(address, { method: "POST", body: blob, signal });
+    answer = await fetch(address, { method: "POST", body: bodyOf(model, blob), signal });
   } catch (problem) {
     if (problem.name === "AbortError") throw problem;
     throw new Error("The server does not answer. Is it still running?");
   }
   if (!answer.ok) throw new Error(await messageOf(answer));
   return decodeLabels(await answer.blob());
+}
+
+function bodyOf(model, blob) {
+  if (state.models.get(model).images === 1) return blob;
+  const form = new FormData();
+  form.append("image", blob);
+  form.append("second", state.pair);
+  return form;
 }
 
 async function messageOf(answer) {
@@ -80,11 +96,16 @@ async function decodeLabels(blob) {
 
 // ---------------------------------------------------------------- messages
 
-function say(image, { width, height }, milliseconds) {
-  const parts = [`${image.name}, ${width} × ${height} pixels, labelled in ${milliseconds} ms.`];
-  const [one, other] = state.panels;
-  if (other) parts.push(`The models agree on ${percent(agreement(one, other))} of the pixels.`);
+function describe(image, { width, height }, milliseconds) {
+  const name = other.hidden ? image.name : `${image.name} and ${state.pair.name}`;
+  const parts = [`${name}, ${width} × ${height} pixels, labelled in ${milliseconds} ms.`];
+  const [left, right] = state.panels;
+  if (right) parts.push(`The models agree on ${percent(agreement(left, right))} of the pixels.`);
   if (!image.bitmap) parts.push("This browser cannot show the image itself.");
+  say(parts);
+}
+
+function say(parts) {
   status.textContent = parts.join(" ");
 }
 
@@ -118,7 +139,7 @@ function showPanels(names) {
 class Panel {
   constructor(model) {
     this.model = model;
-    this.classes = state.models.get(model);
+    this.classes = state.models.get(model).classes;
     this.element = find("#panel").content.cloneNode(true).firstElementChild;
     [this.base, this.overlay] = [find(".image", this.element), find(".overlay", this.element)];
     this.mark = find(".mark", this.element);
@@ -327,8 +348,15 @@ function openFirst(files) {
   if (!files.length) return;
   stopCamera();
   state.isolated = null;
+  state.pair = files[1] ?? null; // two files that are dropped together are a pair
   open(files[0], files[0].name || "pasted.png");
 }
+
+pairInput.addEventListener("change", () => {
+  if (pairInput.files.length) state.pair = pairInput.files[0];
+  pairInput.value = "";
+  predict();
+});
 
 fileInput.addEventListener("change", () => {
   openFirst(fileInput.files);
@@ -400,11 +428,12 @@ try {
   const { models: all } = await (await fetch("models")).json();
   const models = all.filter(({ task }) => ["multiclass", "binary"].includes(task)); // others have no label map
   if (all.length && !models.length) fail("The models of this server have no label map to show; see API below.");
-  models.forEach(({ name, classes }) => state.models.set(name, classes));
+  models.forEach((model) => state.models.set(model.name, model));
   const names = [...state.models.keys()];
   first.append(...names.map((name) => new Option(name)));
   second.append(new Option("none", ""), ...names.map((name) => new Option(name)));
   find("#compare").hidden = names.length < 2;
+  await predict(); // shows what the first model needs
 } catch {
   fail("The server does not answer. Is it still running?");
 }
