@@ -157,11 +157,18 @@ class Service:
 
     async def _labels(self, model: ServedModel, data: list[bytes]) -> np.ndarray:
         try:
-            pixels = [await self._in_thread(decode, data.pop(0), self.limits) for _ in range(model.images)]
+            pixels = [await self._decoded(data.pop(0), what) for what in ("", "the second image: ")[: model.images]]
             sample = await self._in_thread(model.prepare, *pixels)
             return await self._batchers[model.name].submit(sample, pixels[0].shape[:2])
         except SegKernelError as error:  # of this image: too small for the model, for instance
             raise Refusal(422, str(error)) from error
+
+    async def _decoded(self, data: bytes, what: str) -> np.ndarray:
+        """Return an image; ``what`` it is stands before the message of a refusal."""
+        try:
+            return await self._in_thread(decode, data, self.limits)
+        except Refusal as refusal:
+            raise Refusal(refusal.status, f"{what}{refusal.message}", refusal.headers) from refusal
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
