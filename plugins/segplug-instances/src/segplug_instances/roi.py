@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -194,6 +194,8 @@ class RoIPooler:
         canonical_level: Logarithm to base 2 of the stride of that level.
     """
 
+    conformance: ClassVar[Any] = {"output_size": 7, "strides": [4, 8]}
+
     def __init__(
         self,
         output_size: int | tuple[int, int],
@@ -349,7 +351,8 @@ def _in_parts(pool: Callable[[slice], Tensor], positions: Tensor) -> Tensor:
 
 
 def _matrix(features: Tensor, dtype: torch.dtype) -> Tensor:
-    return features.movedim(1, -1).flatten(0, 2).to(dtype)
+    """Return features (N, C, H, W) as rows (N * H * W, C), each contiguous: ``embedding_bag`` is slow on others."""
+    return features.movedim(1, -1).flatten(0, 2).to(dtype).contiguous()
 
 
 def _corners(rois: Tensor) -> Tensor:
