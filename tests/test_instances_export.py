@@ -1,12 +1,15 @@
-"""Detectors through exporters and `Predictor`: objects of a file are those of the model."""
+"""Detectors through exporters and the server: objects of a file, and of an answer, are those of the model."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from segkernel import Predictor
@@ -67,3 +70,34 @@ def test_objects_of_an_onnx_file_are_those_of_the_model(model: RCNN, tmp_path: P
 def test_a_batch_is_refused_with_what_to_set(model: RCNN, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="dynamic: size"):
         ONNXExporter().export(model, tmp_path / "model.onnx", torch.randn(1, 3, 64, 96))
+
+
+def test_objects_are_answered_in_every_format(model: RCNN) -> None:
+    testclient = pytest.importorskip("starlette.testclient", reason="needs segplug-deploy[serve]")
+    from pycocotools import mask as coco
+
+    from segplug_deploy.serve.app import create_app
+    from segplug_deploy.serve.models import ServedModel
+
+    known = {"classes": ["a", "b", "c"], "preprocess": {"mean": [0.0] * 3, "std": [255.0] * 3}}
+    predictor = Predictor(model, **known)
+    pixels = np.random.default_rng(1).integers(0, 256, (77, 51, 3), np.uint8)
+    expected = predictor(pixels)["seg"]
+    body = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+    with testclient.TestClient(create_app({"toy": ServedModel("toy", predictor)})) as server:
+        assert server.get("/models").json()["models"][0]["task"] == "objects"
+        found = server.post("/models/toy/predict?format=rle", content=body).json()
+        polygons = server.post("/models/toy/predict?format=polygons", content=body).json()["objects"]
+        plain = server.post("/models/toy/predict?format=json", content=body).json()["objects"]
+        png = server.post("/models/toy/predict", content=body).content
+    assert (found["height"], found["width"]) == (77, 51)
+    order = expected["scores"].argsort(descending=True, stable=True)
+    for name, values in (("score", "scores"), ("box", "boxes"), ("id", "labels")):
+        assert np.allclose([each[name] for each in found["objects"]], expected[values][order], atol=1e-4)
+    masks = np.array([coco.decode(each["rle"]) for each in found["objects"]], bool)
+    assert np.array_equal(masks, expected["masks"][order].numpy())
+    assert [each["geometry"]["type"] for each in polygons] == ["MultiPolygon"] * len(masks)
+    assert plain == [{name: value for name, value in each.items() if name != "rle"} for each in found["objects"]]
+    labels = np.array(Image.open(BytesIO(png)))
+    best = np.where(masks.any(0), expected["labels"][order].numpy()[masks.argmax(0)], 255)
+    assert np.array_equal(labels, best)

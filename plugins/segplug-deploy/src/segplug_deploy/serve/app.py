@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -29,7 +28,7 @@ from segkernel.errors import SegKernelError, suggest
 from segplug_deploy.serve import openapi
 from segplug_deploy.serve.batcher import Batcher
 from segplug_deploy.serve.body import read_images
-from segplug_deploy.serve.encode import encode
+from segplug_deploy.serve.encode import Answer, encode
 from segplug_deploy.serve.images import decode
 from segplug_deploy.serve.metrics import TEXT_TYPE, Metrics
 from segplug_deploy.serve.models import ServedModel
@@ -155,7 +154,7 @@ class Service:
         body, media_type = await self._in_thread(encode, labels, kind, name, model.labels)
         return Response(body, media_type=media_type)
 
-    async def _labels(self, model: ServedModel, data: list[bytes]) -> np.ndarray:
+    async def _labels(self, model: ServedModel, data: list[bytes]) -> Answer:
         try:
             pixels = [await self._decoded(data.pop(0), what) for what in ("", "the second image: ")[: model.images]]
             sample = await self._in_thread(model.prepare, *pixels)

@@ -1,6 +1,7 @@
 """Predictions as answers: a PNG, run lengths, polygons, shares of the classes.
 
-A prediction is a map of class ids (H, W) uint8, masks of classes (K, H, W) uint8 of 0 and 1, or values (H, W) float32.
+A prediction is a map of class ids (H, W) uint8, masks of classes (K, H, W) uint8 of 0 and 1, values (H, W) float32, or
+objects.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import numpy as np
 
 from segkernel.headers import PNG
 from segkernel.image import opencv
-from segkernel.labels import Labels
+from segkernel.labels import IGNORE, Labels
+from segplug_deploy.serve.objects import Found, class_map, described
 from segplug_deploy.serve.refusal import Refusal
+
+Answer = np.ndarray | Found
+"""What a model computes of an image."""
 
 MOST_RINGS = 100_000
 """Outlines and holes of one class."""
@@ -142,7 +147,15 @@ FORMATS: dict[str, Callable[[np.ndarray, Labels], dict[str, Any]]] = {
 """Answers in JSON, by the name of the format; ``png`` is the other one."""
 
 
-def encode(labels: np.ndarray, kind: str, model: str, known: Labels) -> tuple[bytes, str]:
+OBJECT_FORMATS: dict[str, Callable[[Found, Labels], dict[str, Any]]] = {
+    "json": described,
+    "rle": lambda found, known: described(found, known, "rle", coco_rle),
+    "polygons": lambda found, known: described(found, known, "geometry", polygons),
+}
+"""The same for objects."""
+
+
+def encode(labels: Answer, kind: str, model: str, known: Labels) -> tuple[bytes, str]:
     """Return the body of an answer and its media type.
 
     Args:
@@ -154,6 +167,11 @@ def encode(labels: np.ndarray, kind: str, model: str, known: Labels) -> tuple[by
     Raises:
         Refusal: 422 when the format cannot hold the prediction.
     """
+    if not isinstance(labels, np.ndarray):
+        if kind == "png":
+            palette = [*known.palette, *[(0, 0, 0)] * (IGNORE + 1 - len(known.palette))]
+            return png(class_map(labels), palette), PNG_TYPE
+        return _json(model, labels["size"].tolist(), OBJECT_FORMATS[kind](labels, known)), JSON_TYPE
     values = labels.dtype.kind == "f"
     if values and kind not in ("png", "json"):
         raise Refusal(422, f"{model} predicts values, not classes: ask for format=png or json")
@@ -162,5 +180,9 @@ def encode(labels: np.ndarray, kind: str, model: str, known: Labels) -> tuple[by
     if kind == "png":
         return value_png(labels) if values else png(labels, known.palette), PNG_TYPE
     found = value_range(labels) if values else FORMATS[kind](labels, known)
-    size = {"model": model, "height": labels.shape[-2], "width": labels.shape[-1]}
-    return json.dumps({**size, **found}, separators=(",", ":")).encode(), JSON_TYPE
+    return _json(model, labels.shape[-2:], found), JSON_TYPE
+
+
+def _json(model: str, size: Sequence[int], found: dict[str, Any]) -> bytes:
+    about = {"model": model, "height": size[0], "width": size[1]}
+    return json.dumps({**about, **found}, separators=(",", ":")).encode()

@@ -12,10 +12,11 @@ import numpy as np
 
 from segkernel import Predictor
 from segkernel.errors import SegKernelError, UsageError
-from segkernel.interfaces.model import PixelClasses, PixelMap
+from segkernel.interfaces.model import Output, PixelClasses, PixelMap
 from segkernel.labels import Labels
-from segkernel.sample import Sample
+from segkernel.sample import Prediction, Sample
 from segplug_deploy.outputs import PixelLabels
+from segplug_deploy.serve.encode import Answer
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ServedModel:
     Args:
         name: Its name in addresses.
         predictor: The model; it takes RGB images, or compares two of them, and gives each pixel one class, any number
-            of classes, or a value such as a depth.
+            of classes, or a value such as a depth, or finds objects.
 
     Raises:
         UsageError: When it takes other inputs, or has other outputs.
@@ -68,11 +69,11 @@ class ServedModel:
     def __init__(self, name: str, predictor: Predictor) -> None:
         self.name, self._predictor = name, predictor
         output = predictor.model.outputs["seg"]
-        labelled = isinstance(output, PixelClasses | PixelLabels)
-        if not labelled and not (isinstance(output, PixelMap) and output.out_channels == 1):
-            raise UsageError(f"{name}: serve takes models of classes, or of one value, for each pixel; not {output}")
-        self.task: str = output.task if labelled else "values"
-        """That of `Labels`, or ``values``."""
+        self.task = _task(output)
+        """That of `Labels`, ``values`` or ``objects``."""
+        if not self.task:
+            wanted = "of classes, or of one value, for each pixel, or of objects"
+            raise UsageError(f"{name}: serve takes models {wanted}; not {output}")
         self.images = 2 if getattr(predictor.reader, "takes_pairs", False) else 1
         """Number of images that it compares, 1 for most models."""
         try:
@@ -105,17 +106,23 @@ class ServedModel:
         """
         return self._predictor.prepare(self._predictor.read(pixels if self.images == 2 else pixels[0]))
 
-    def compute(self, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
+    def compute(self, samples: Sequence[Sample]) -> list[Answer | Exception]:
         """Return what `encode` takes for each image, or the error with which it fails."""
         try:
             found = self._predictor.predict_samples(samples)
-            dtype = np.float32 if self.task == "values" else np.uint8
-            return [prediction.labels.numpy().astype(dtype, copy=False) for prediction in found]
+            return [self._answer(*each) for each in zip(samples, found)]
         except Exception as error:
             if len(samples) == 1:
                 return [error]
             log.debug("%s: a batch of %d failed, each is computed alone", self.name, len(samples), exc_info=True)
             return [result for sample in samples for result in self.compute([sample])]
+
+    def _answer(self, sample: Sample, prediction: Prediction) -> Answer:
+        if self.task == "objects":
+            field = {name: values.numpy() for name, values in prediction["seg"].items()}
+            return {**field, "size": np.array(sample.original_size or sample.size)}
+        dtype = np.float32 if self.task == "values" else np.uint8
+        return prediction.labels.numpy().astype(dtype, copy=False)
 
     def warm_up(self, size: tuple[int, int] = (512, 512)) -> None:
         """Predict a grey image, since first predictions take longer; a failure is a warning."""
@@ -130,6 +137,15 @@ class ServedModel:
         classes = [{"id": index, "name": name, "color": list(color)} for index, (name, color) in pairs]
         about = {"name": self.name, "task": self.task, "images": self.images}
         return {**about, "classes": [] if self.task == "values" else classes}
+
+
+def _task(output: Output) -> str:
+    """Return the task of an output; empty for one that no answer can hold."""
+    if isinstance(output, PixelClasses | PixelLabels):
+        return output.task
+    if isinstance(output, PixelMap) and output.out_channels == 1:
+        return "values"
+    return "objects" if hasattr(output, "results") else ""
 
 
 def load(given: Mapping[str, str], **options: Any) -> dict[str, ServedModel]:

@@ -57,8 +57,9 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
                 "name": "format",
                 "in": "query",
                 "description": "png: class ids with a palette, or values as thousandths in 16 bits; json: shares of "
-                "the classes, or the range of values; rle: COCO's run lengths; polygons: GeoJSON in pixels. A "
-                "multilabel model has no png, one of values no rle and no polygons.",
+                "the classes, the range of values, or the objects; rle: with COCO's run lengths; polygons: with GeoJSON "
+                "in pixels. A multilabel model has no png, one of values no rle and no polygons; in the png of "
+                "objects 255 is none.",
                 "schema": {"type": "string", "enum": [*KINDS], "default": "png"},
             },
         ],
@@ -70,7 +71,7 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The classes of the pixels, at the size of the image.",
-                "content": {"image/png": {}, **_json({"oneOf": [_ref("Labels"), _ref("Values")]})},
+                "content": {"image/png": {}, **_json({"oneOf": [_ref("Labels"), _ref("Values"), _ref("Objects")]})},
             },
             **{str(status): _error(text) for status, text in ERRORS.items()},
         },
@@ -109,16 +110,21 @@ def _schemas() -> dict[str, Any]:
     found = _object(**named, pixels=whole, share={**number, "description": "0 to 1."})
     found["properties"]["rle"] = _object(size={"type": "array", "items": whole}, counts=text)
     found["properties"]["geometry"] = _object(type=text, coordinates={"type": "array"})
+    numbers = {"type": "array", "items": number}
+    single = _object(**named, score=number, box=numbers)
+    single["properties"] |= {name: found["properties"][name] for name in ("rle", "geometry")}
+    single["properties"]["keypoints"] = {"type": "array", "items": numbers}
     return {
         "Status": _object(status=text),
         "Error": _object(error=_object(status=whole, message=text)),
         "Models": _object(models={"type": "array", "items": _ref("Model")}),
         "Model": _object(
             name=text,
-            task={"enum": ["multiclass", "binary", "multilabel", "values"]},
+            task={"enum": ["multiclass", "binary", "multilabel", "values", "objects"]},
             images={"type": "integer", "enum": [1, 2], "description": "Number of images that the model compares."},
             classes={"type": "array", "items": _object(**named)},
         ),
         "Labels": _object(model=text, height=whole, width=whole, classes={"type": "array", "items": found}),
+        "Objects": _object(model=text, height=whole, width=whole, objects={"type": "array", "items": single}),
         "Values": _object(model=text, height=whole, width=whole, min=number, mean=number, max=number),
     }

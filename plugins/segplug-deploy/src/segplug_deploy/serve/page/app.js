@@ -246,7 +246,7 @@ class Panel {
   }
 
   nameAt({ x, y }) {
-    return this.classes[this.labels.ids[y * this.labels.width + x]].name;
+    return this.classes[this.labels.ids[y * this.labels.width + x]]?.name ?? "no object";
   }
 
   moveByKey(event) {
@@ -426,7 +426,7 @@ document.addEventListener("keydown", (event) => {
 
 try {
   const { models: all } = await (await fetch("models")).json();
-  const models = all.filter(({ task }) => ["multiclass", "binary"].includes(task)); // others have no label map
+  const models = all.filter(({ task }) => ["multiclass", "binary", "objects"].includes(task)); // others have no label map
   if (all.length && !models.length) fail("The models of this server have no label map to show; see API below.");
   models.forEach((model) => state.models.set(model.name, model));
   const names = [...state.models.keys()];
