@@ -57,8 +57,8 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
                 "name": "format",
                 "in": "query",
                 "description": "png: class ids with a palette, or values as thousandths in 16 bits; json: shares of "
-                "the classes, the range of values, or the objects; rle: with COCO's run lengths; polygons: with GeoJSON "
-                "in pixels. A multilabel model has no png, one of values no rle and no polygons; in the png of "
+                "the classes, the range of values, or the objects; rle: with COCO's run lengths; polygons: with "
+                "GeoJSON in pixels. A multilabel model has no png, one of values no rle and no polygons; in the png of "
                 "objects 255 is none.",
                 "schema": {"type": "string", "enum": [*KINDS], "default": "png"},
             },
