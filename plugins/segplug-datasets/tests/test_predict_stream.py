@@ -113,6 +113,18 @@ def test_a_batch_that_fails_is_predicted_one_by_one(
     assert len(list(predict_images(predictor, photos, batch_size=4))) == 5
 
 
+def test_windows_are_proposed_once_for_large_images(
+    predictor: Predictor, photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("segplug_datasets.predict.images.LARGE", 50)
+    list(predict_images(predictor, photos))
+    assert caplog.text.count("predicted as a whole; windows take less memory: 'evaluate.test_cfg={mode: slide") == 1
+    predictor.test_cfg = {"mode": "slide", "crop_size": (8, 8), "stride": (8, 8)}
+    caplog.clear()
+    list(predict_images(predictor, photos))
+    assert not caplog.text
+
+
 def test_a_batch_size_of_zero_is_refused(predictor: Predictor, photos: Path) -> None:
     with pytest.raises(UsageError, match="batch_size"):
         list(predict_images(predictor, photos, batch_size=0))

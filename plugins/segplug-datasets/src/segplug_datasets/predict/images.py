@@ -5,6 +5,7 @@ for prediction in predict_images(Predictor("best.pt"), "photos/", "predictions")
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ from segplug_datasets.visualize import draws_itself
 
 if TYPE_CHECKING:
     from segkernel.sample import Prediction
+
+log = logging.getLogger(__name__)
+LARGE = 2**24
+"""Pixels of an image above which windows are proposed."""
 
 
 class UnusableImages(DataError):
@@ -100,12 +105,14 @@ def predict_images(
     drawn = show and ("seg" in map_outputs(predictor) or draws_itself(output))
     window = Overlays(folder, predictor.labels, (), opacity, output) if drawn else None
     errors: list[DataError] = []
+    warned = False
     kept = probabilities or outputs.need_probabilities
     with ExitStack() as stack:
         stack.callback(outputs.close)
         write = stack.enter_context(Behind())
         loaded = mapped(lambda item: _loaded(predictor, item), prefetched(map(_fetched, items)), size=_nbytes)
         for group in grouped(stack.enter_context(closing(loaded)), _shape, batch_size):
+            warned = warned or _warn_of_memory(predictor, group[0])
             for item, prediction in _predicted(predictor, group, kept, errors):
                 if item.slices:
                     _write_volume(folder, outputs, predictor, item, prediction)
@@ -179,6 +186,18 @@ def _loaded(predictor: Any, item: _Item) -> _Item:
         item.error = error
     item.data = []
     return item
+
+
+def _warn_of_memory(predictor: Any, item: _Item) -> bool:
+    """Propose windows for a large image that is predicted as a whole; return whether it was one."""
+    sizes = [sample.size for sample in item.samples if isinstance(sample, Sample)]
+    mode = (getattr(predictor, "test_cfg", None) or {}).get("mode", "whole")
+    if not mode.startswith("whole") or all(height * width <= LARGE for height, width in sizes):
+        return False
+    windows = "'evaluate.test_cfg={mode: slide, crop_size: [1024, 1024], stride: [768, 768], blend: gaussian}'"
+    size = " x ".join(map(str, sizes[0]))
+    log.warning("%s: %s pixels are predicted as a whole; windows take less memory: %s", item.name, size, windows)
+    return True
 
 
 def _nbytes(item: _Item) -> int:
