@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from golden_parts import cases, check, load
 
+from segplug_instances import matching
 from segplug_instances.anchors import Anchors, cell_anchors
 from segplug_instances.boxes import decode, encode, iou
 from segplug_instances.conventions import DETECTRON, DETECTRON2, DETECTRON_PYTORCH, TORCHVISION, Convention
@@ -171,3 +173,20 @@ def test_negatives_drawn_with_replacement_are_fewer() -> None:
     _, negative = sample(torch.zeros(40).long(), 30, 0.5, replacement=True)
     assert 10 < len(negative) < 30
     assert len(negative.unique()) == len(negative)
+
+
+@pytest.mark.parametrize("convention", [DETECTRON, TORCHVISION])
+def test_many_pairs_are_matched_in_parts(convention: Convention, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    truth, anchors = torch.rand(7, 4, generator=draw) * 40, torch.rand(300, 4, generator=draw) * 60 - 5
+    for boxes in (truth, anchors):
+        boxes[:, 2:] += boxes[:, :2]
+    arguments = anchors, truth, (80, 80), 0.3, 0.7, convention
+    whole = match_anchors(*arguments)
+    monkeypatch.setattr(matching, "_MOST_PAIRS", 500)
+    for got, wanted in zip(match_anchors(*arguments), whole):
+        assert torch.equal(got, wanted)
+    assert {*whole[1].tolist()} == {-1, 0, 1}
+    index, labels = match_anchors(anchors, truth[:0], (80, 80), 0.3, 0.7, convention)
+    assert not index.any()
+    assert (labels <= 0).all()

@@ -28,9 +28,14 @@ def area(boxes: Tensor, convention: Convention) -> Tensor:
 
 def intersection(a: Tensor, b: Tensor, convention: Convention) -> Tensor:
     """Return the common areas (A, B) of boxes (A, 4) and (B, 4)."""
-    left_top = torch.maximum(a[:, None, :2], b[:, :2])
-    width, height = (torch.minimum(a[:, None, 2:], b[:, 2:]) - left_top + convention.edge).clamp_(min=0).unbind(-1)
-    return width * height
+    width, height = (  # in place, for many pairs
+        torch.minimum(a[:, None, 2 + axis], b[:, 2 + axis])
+        .sub_(torch.maximum(a[:, None, axis], b[:, axis]))
+        .add_(convention.edge)
+        .clamp_(min=0)
+        for axis in (0, 1)
+    )
+    return width.mul_(height)
 
 
 def iou(a: Tensor, b: Tensor, convention: Convention) -> Tensor:

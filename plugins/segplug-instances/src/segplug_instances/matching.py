@@ -8,6 +8,8 @@ from torch import Tensor
 from segplug_instances.boxes import inside_image, iou
 from segplug_instances.conventions import Convention
 
+_MOST_PAIRS = 1 << 25  # of anchors and objects whose IoU is computed at once, in 130 MB
+
 
 def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> tuple[Tensor, Tensor]:
     """Return for each box the ground truth of the highest quality, and what it is trained as.
@@ -21,6 +23,11 @@ def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> 
     Returns:
         Index of the ground truth (N,) int64, 0 if there is none; label (N,) int64: 1 positive, 0 negative, -1 ignored.
     """
+    best = quality.amax(1) if allow_low_quality and quality.numel() else None
+    return _match(quality, low, high, best)
+
+
+def _match(quality: Tensor, low: float, high: float, best_of_truth: Tensor | None) -> tuple[Tensor, Tensor]:
     if not len(quality):
         nothing = quality.new_zeros(quality.shape[1], dtype=torch.long)
         return nothing, nothing.clone()
@@ -28,8 +35,8 @@ def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> 
     labels = torch.full_like(index, -1)
     labels[best < low] = 0
     labels[best >= high] = 1
-    if allow_low_quality:
-        labels[(quality == quality.amax(1, keepdim=True)).any(0)] = 1
+    if best_of_truth is not None:
+        labels[(quality == best_of_truth[:, None]).any(0)] = 1
     return index, labels
 
 
@@ -47,9 +54,18 @@ def match_anchors(
     Anchors that leave the image of this height and width by more than ``margin`` pixels are ignored where the
     convention says so; then another anchor is the best of a ground truth.
     """
-    quality = iou(truth, anchors, convention)
     outside = ~inside_image(anchors, size, margin) & (not convention.outside_anchors)
-    index, labels = match(quality.masked_fill(outside, -1), low, high, allow_low_quality=True)
+    parts = torch.arange(len(anchors), device=anchors.device).split(max(_MOST_PAIRS // max(len(truth), 1), 1))
+
+    def quality(part: Tensor) -> Tensor:
+        return iou(truth, anchors[part], convention).masked_fill_(outside[part], -1)
+
+    if len(parts) <= 1:
+        index, labels = match(quality(parts[0]), low, high, allow_low_quality=True)
+    else:  # the IoU of all pairs is computed twice, but not kept
+        best = torch.stack([quality(part).amax(1) for part in parts]).amax(0)
+        found = [_match(quality(part), low, high, best) for part in parts]
+        index, labels = (torch.cat(each) for each in zip(*found))
     return index, labels.masked_fill(outside, -1)
 
 

@@ -19,12 +19,12 @@ from segkernel.interfaces.model import Features
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import normal_init
 from segplug_instances.anchors import Anchors
-from segplug_instances.boxes import decode, encode, inside_image, iou
+from segplug_instances.boxes import decode, encode
 from segplug_instances.conventions import ConventionName, convention_of
 from segplug_instances.ground_truth import GroundTruth
 from segplug_instances.layers import conv_sequence
 from segplug_instances.losses import rpn_losses
-from segplug_instances.matching import match, sample
+from segplug_instances.matching import match_anchors, sample
 from segplug_instances.proposals import select
 
 Proposals = list[tuple[Tensor, Tensor]]
@@ -160,16 +160,8 @@ class RPN(nn.Module):
 
     def match(self, anchors: Sequence[Tensor], truth: GroundTruth, size: Size) -> tuple[Tensor, Tensor]:
         """Return the object (A,) of each anchor of an image, and what it may be trained as, (A,): 1, 0, -1 nothing."""
-        everywhere = torch.cat(list(anchors))
-        inside = torch.ones_like(everywhere[:, 0], dtype=torch.bool)
-        if not self.convention.outside_anchors:
-            inside = inside_image(everywhere, size)
-        quality = iou(truth.boxes, everywhere[inside], self.convention)
-        found, which = match(quality, self.negative_iou, self.positive_iou, allow_low_quality=True)
-        index = torch.zeros(len(everywhere), dtype=torch.long, device=everywhere.device)
-        labels = torch.full_like(index, -1)
-        index[inside], labels[inside] = found, which
-        return index, labels
+        limits = self.negative_iou, self.positive_iou
+        return match_anchors(torch.cat(list(anchors)), truth.boxes, size, *limits, self.convention)
 
     def draw(self, labels: Tensor) -> Tensor:
         """Return labels (A,) of which only a random sample is not -1."""
