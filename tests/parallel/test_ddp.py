@@ -163,6 +163,17 @@ def test_ranks_with_a_part_of_each_batch_learn_what_one_learns(tmp_path: Path) -
     equivalence.assert_equal(once_more["end"], expected["fsdp"]["end"], "resumed by one")
 
 
+def test_two_ranks_teach_a_detector_what_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("segplug_instances", reason="needs segplug-instances")
+    import detectors
+
+    expected, file = detectors.train(alone=True), tmp_path / "weights.pt"
+    process = Forked([LAUNCH, 2, HERE / "detectors.py", file], tmp_path)
+    assert process.wait() == 0, process.err()[-3000:]
+    for name, value in torch.load(file).items():
+        assert float((value - expected[name]).abs().max()) < 1e-5, name
+
+
 class LaunchedRun:
     """A running job of two processes."""
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from segplug_instances.conventions import Convention
+from segplug_instances.losses import number_of
 
 
 def keypoint_targets(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -38,10 +39,8 @@ def keypoint_loss(logits: Tensor, index: Tensor, valid: Tensor, normalizer: floa
         valid: Which keypoints count, bool (n, P).
         normalizer: What the sum is divided by; the number of valid keypoints if None.
     """
-    if not valid.any():
-        return logits.sum() * 0
     total = cross_entropy(logits[valid].flatten(1), index[valid], reduction="sum")
-    return total / (valid.sum() if normalizer is None else normalizer)
+    return total / (number_of(valid.sum(), logits) if normalizer is None else normalizer)
 
 
 def decode_keypoints(maps: Tensor, boxes: Tensor, convention: Convention) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from segkernel.nn import mean_over_ranks
 from segplug_instances.conventions import Convention
 
 
@@ -21,6 +22,15 @@ def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
     if beta == 0:
         return difference
     return torch.where(difference < beta, 0.5 * difference**2 / beta, difference - 0.5 * beta)
+
+
+def number_of(count: int | Tensor, like: Tensor) -> Tensor:
+    """Return what a sum over ``count`` entries is divided by, so that several ranks have the loss of the whole batch.
+
+    It is above 0 also without entries, whose sum is 0. Every rank must call this equally often.
+    """
+    count = torch.as_tensor(count, device=like.device, dtype=torch.float32)
+    return mean_over_ranks(count).clamp(min=1e-6)
 
 
 def rpn_losses(
@@ -43,7 +53,7 @@ def rpn_losses(
         batch_size: Anchors to sample per image.
         convention: What the sums are divided by.
     """
-    sampled, positive, images = labels >= 0, labels == 1, len(labels)
+    sampled, positive, images = labels >= 0, labels == 1, number_of(len(labels), labels)
     all_logits, all_deltas = torch.cat(list(logits), 1), torch.cat(list(deltas), 1)
     objectness = binary_cross_entropy_with_logits(
         all_logits[sampled], positive[sampled].to(all_logits), reduction="sum"
@@ -51,12 +61,12 @@ def rpn_losses(
     boxes = smooth_l1(all_deltas[positive], targets[positive], beta).sum(-1)
     if convention.rpn_normalizer == "batch":
         return objectness / (batch_size * images), boxes.sum() / (batch_size * images)
-    number = sampled.sum().clamp(min=1)
+    number = number_of(sampled.sum(), labels)
     if convention.rpn_normalizer == "sampled":
         return objectness / number, boxes.sum() / number
     of_image = sampled.sum(1, keepdim=True).clamp(min=1).expand_as(labels)[positive]
     if len(logits) > 1:
-        number = number.new_tensor(batch_size * images)
+        number = batch_size * images
     return objectness / number, (boxes / of_image).sum() / images
 
 
@@ -70,11 +80,10 @@ def box_losses(logits: Tensor, deltas: Tensor, classes: Tensor, targets: Tensor,
         targets: Deltas (n, 4) of rows with an object; others may hold any value.
         beta: Of `smooth_l1`.
     """
-    if not len(classes):
-        return logits.sum(), deltas.sum()  # 0, with a gradient for all parameters
-    rows = (classes < logits.shape[1] - 1).nonzero()[:, 0]
+    number, rows = number_of(len(classes), logits), (classes < logits.shape[1] - 1).nonzero()[:, 0]
     predicted = deltas.unflatten(1, (-1, 4))[rows, _channel(deltas.shape[1] // 4, classes[rows])]
-    return cross_entropy(logits, classes), smooth_l1(predicted, targets[rows], beta).sum() / len(classes)
+    boxes = smooth_l1(predicted, targets[rows], beta).sum()
+    return cross_entropy(logits, classes, reduction="sum") / number, boxes / number
 
 
 def accuracy(logits: Tensor, classes: Tensor) -> Tensor:
@@ -90,10 +99,9 @@ def mask_loss(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
         classes: (n,) int64, below K.
         targets: (n, M, M), from 0 to 1.
     """
-    if not len(classes):
-        return logits.sum()
     rows = torch.arange(len(classes), device=classes.device)
-    return binary_cross_entropy_with_logits(logits[rows, _channel(logits.shape[1], classes)], targets.to(logits))
+    chosen, number = logits[rows, _channel(logits.shape[1], classes)], number_of(targets.numel(), logits)
+    return binary_cross_entropy_with_logits(chosen, targets.to(logits), reduction="sum") / number
 
 
 def mask_probabilities(logits: Tensor, classes: Tensor) -> Tensor:
