@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,37 +18,12 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session")
 def golden() -> Any:
-    """Return the recorded results: ``load``, ``case``, ``sliced``, ``error``, ``ok``, and the fills of weights.
+    """Return the recorded results, see `recorded.Golden`."""
+    from recorded import Golden
 
-    They are in the folder ``instances`` of ``SEGKERNEL_PARITY``, or of a checkout's neighbour ``shared/parity``.
-    """
-    from reference_models import RECORDED as folder
-
-    if not folder.is_dir():
-        pytest.skip(f"{folder}, recorded results of other programs, is not there")
-    compare, weights, blobs = (_module(folder / f"{name}.py") for name in ("compare", "weights", "blobs"))
-    return SimpleNamespace(
-        folder=folder,
-        load=lambda name: compare.load(str(folder / name)),
-        names=lambda pattern: sorted(path.stem for path in folder.glob(pattern)),
-        case=compare.case,
-        sliced=compare.sliced,
-        error=compare.error,
-        ok=compare.ok,
-        fill=weights.fill,
-        fill_blobs=lambda table: {key: torch.from_numpy(value) for key, value in blobs.fill_blobs(table).items()},
-    )
+    return Golden()
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from segkernel.interfaces.spec import Spec
@@ -16,8 +14,6 @@ from segplug_instances.rcnn import RCNN
 from segplug_instances.roi import RoIPooler
 from segplug_instances.rpn import RPN
 
-RECORDED = Path(os.environ.get("SEGKERNEL_PARITY", Path(__file__).parents[4] / "shared" / "parity")) / "instances"
-"""Recorded results of other programs; tests without them are skipped."""
 SIZES = ((32,), (64,), (128,), (256,), (512,))
 
 

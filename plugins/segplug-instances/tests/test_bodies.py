@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_models import RECORDED
+from recorded import RECORDED
 from torch import nn
 
 from segkernel.errors import ConfigError

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco
-from reference_models import RECORDED, of_detectron
+from recorded import RECORDED
+from reference_models import of_detectron
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -31,6 +32,7 @@ QUICK = (
     "e2e_mask_rcnn_R-50-C4_1x.d2",
     "e2e_mask_rcnn_R-50-C4_1x",
     "e2e_keypoint_rcnn_R-50-FPN_1x",
+    "train_e2e_mask_rcnn_R-50-C4_1x",
     "train_e2e_mask_rcnn_R-50-FPN_1x",
 )
 Rows = Iterator[tuple[str, Any, np.ndarray]]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_models import RECORDED, SIZES
+from recorded import RECORDED
+from reference_models import SIZES
 from torch import Tensor, nn
 
 from segkernel.interfaces.spec import Spec

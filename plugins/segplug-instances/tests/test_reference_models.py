@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_models import RECORDED, of_detectron2, of_torchvision
+from recorded import RECORDED
+from reference_models import of_detectron2, of_torchvision
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 

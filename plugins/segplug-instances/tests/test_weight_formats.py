@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_models import RECORDED, of_detectron, of_detectron2, of_torchvision
+from recorded import RECORDED
+from reference_models import of_detectron, of_detectron2, of_torchvision
 from torch import Tensor, nn
 
 from segkernel.errors import CheckpointError
@@ -87,14 +88,14 @@ def _place(name: str) -> str:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_imagenet_blobs_fill_a_body(golden: Any, number: int) -> None:
-    case = facts_of("pkl/imagenet")["cases"][number]
+    case = golden.load("pkl/imagenet")[0]["cases"][number]
     with torch.device("meta"):
         body = DetectionResNet(int(case["name"].removeprefix("R-")), style="caffe")
     assert_fills(DetectronBlobs(), body, empty(case["params"]["blobs"]))
 
 
 def test_a_pickle_of_python_2_is_read(golden: Any) -> None:
-    facts = facts_of("pkl/mini")
+    facts, _ = golden.load("pkl/mini")
     blobs = golden.fill_blobs({name: {"shape": shape} for name, shape in facts["blobs"].items()})
     found = DetectronPickle().read(golden.folder / "pkl" / "mini_detectron.pkl")
     assert found.keys() == blobs.keys()
