@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segkernel.interfaces.model import PixelClasses
-from segplug_deploy.labels import FastPixelClasses, resize_and_crop, resized_argmax
+from segplug_deploy.labels import FastPixelClasses, _axis, resize_and_crop, resized_argmax
 
 
 def expected(logits: Tensor, steps: list, align_corners: bool) -> Tensor:
@@ -132,3 +133,29 @@ def test_a_fast_output_has_the_fields_of_a_plain_one(name: str, original: tuple[
     assert found.dtype == wanted.dtype
     assert torch.equal(found, wanted)
     assert fast.config() == plain.config()
+
+
+@pytest.mark.parametrize("steps", [((64, 60),), ((150, 149), (97, 97)), ((9, 9), (40, 38)), ((1, 1), (5, 5))])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_weights_along_an_axis_are_those_of_an_identity_matrix(steps: tuple, align_corners: bool) -> None:
+    size = 31
+    axis = _axis(size, torch.float64, steps, align_corners)
+    pad = len(axis.weights) - 1
+    found = torch.zeros(size + 2 * pad, len(axis.cell), dtype=torch.float64)
+    taps = axis.cell + torch.arange(pad + 1)[:, None]
+    found.scatter_(0, taps, axis.weights[:, axis.place, axis.cell])
+    sizes = [((large, 1), (kept, 1)) for large, kept in steps]
+    wanted = resize_and_crop(torch.eye(size, dtype=torch.float64)[None, :, :, None], sizes, align_corners)[0, :, :, 0]
+    torch.testing.assert_close(found[pad : pad + size], wanted)
+
+
+def test_the_weights_along_a_long_axis_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def counted(logits: Tensor, *arguments: Any) -> Tensor:
+        counts.append(logits.numel())
+        return resize_and_crop(logits, *arguments)
+
+    monkeypatch.setattr("segplug_deploy.labels.resize_and_crop", counted)
+    _axis(5000, torch.float32, ((20000, 20000),), False)
+    assert max(counts) <= 10 * 5000

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segplug_deploy import winograd
-from segplug_deploy.fusion import use_onednn
+from segplug_deploy import chain, winograd
+from segplug_deploy.chain import ConvChain
+from segplug_deploy.fusion import chain_convolutions, use_onednn
 from segplug_deploy.onednn import ACTIVATIONS, OneDNNConv2d, OneDNNLinear, has_onednn
 from segplug_deploy.winograd import WinogradConv2d, pays
 
@@ -69,11 +70,13 @@ CASES: list[dict[str, Any]] = [
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+@pytest.mark.parametrize("both", [False, True])
 def test_winograd_is_the_convolution(
-    case: dict[str, Any], layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+    case: dict[str, Any], layout: torch.memory_format, both: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "GROWTH", 0)
-    monkeypatch.setattr(WinogradConv2d, "_tiles", lambda layer: 12)  # several strips also in small images
+    monkeypatch.setattr(winograd, "MIN_CHANNELS_BOTH", 0 if both else 9)
+    monkeypatch.setattr(winograd, "STRIP", 1000)  # several strips also in small images
+    monkeypatch.setattr(winograd, "BLOCK", 4)
     arguments = {"padding": 1, **case}
     images = noise(2, 5, *arguments.pop("size")).to(memory_format=layout)
     conv = nn.Conv2d(5, 6, 3, **arguments)
@@ -82,36 +85,84 @@ def test_winograd_is_the_convolution(
 
 
 @torch.no_grad()
-def test_rounding_errors_of_winograd_are_a_few_times_those_of_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_rounding_errors_of_winograd_are_a_few_times_those_of_the_convolution(
+    both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conv, images = nn.Conv2d(256, 64, 3, padding=1).to(memory_format=LAST), noise(1, 256, 32, 32).relu_()
-    monkeypatch.setattr(winograd, "GROWTH", 0)
+    monkeypatch.setattr(winograd, "MIN_CHANNELS_BOTH", 0 if both else 1000)
     exact = copy.deepcopy(conv).double()(images.double())
     direct, fast = ((layer(images) - exact).square().mean().sqrt() for layer in (conv, WinogradConv2d.of(conv)))
-    assert 0 < fast < 8 * direct
+    assert 0 < fast < (8 if both else 4) * direct
 
 
 def test_winograd_is_for_dense_3x3_convolutions_of_many_channels() -> None:
     refused = {
-        "few channels": nn.Conv2d(64, 256, 3),
+        "few channels": nn.Conv2d(32, 256, 3),
+        "too many": nn.Conv2d(1024, 256, 3),
         "groups": nn.Conv2d(512, 512, 3, groups=2),
-        "stride": nn.Conv2d(512, 512, 3, stride=2),
-        "size": nn.Conv2d(512, 512, (3, 1)),
+        "stride": nn.Conv2d(256, 256, 3, stride=2),
+        "size": nn.Conv2d(256, 256, (3, 1)),
     }
     assert [name for name, conv in refused.items() if pays(conv)] == []
     assert pays(nn.Conv2d(512, 256, 3, dilation=2))
+    assert pays(nn.Conv2d(64, 64, 3))
 
 
 @torch.no_grad()
 def test_small_images_are_convolved_directly_and_weights_are_transformed_once() -> None:
-    layer = WinogradConv2d.of(nn.Conv2d(32, 16, 3, padding=1))
-    layer(noise(1, 32, 19, 20))  # 36 x 32 x 16 transformed weights, 48 x 380 elements
-    assert layer.matrices is None
-    layer(noise(1, 32, 20, 20))
-    first = layer.matrices
-    layer(noise(2, 32, 60, 28))
-    assert layer.matrices is first is not None
+    conv = nn.Conv2d(32, 16, 3, padding=1)
+    layer, direct = WinogradConv2d.of(conv), OneDNNConv2d.of(conv)
+    small, large = noise(1, 32, 15, 17), noise(1, 32, 16, 16)
+    assert torch.equal(layer(small), direct(small))
+    first = layer.transformed
+    assert not torch.equal(layer(large), direct(large))
+    assert layer.transformed is first is not None
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(copied(noise(1, 32, 20, 20)), layer(noise(1, 32, 20, 20)))
+        assert copied.transformed is None
+        assert torch.equal(copied(large), layer(large))
+
+
+CHAINS: dict[str, list[dict[str, Any]]] = {
+    "strides": [{"stride": 2, "padding": 1}, {"stride": 2}, {"kernel_size": 1}],
+    "paddings": [{"padding": 3}, {"padding": (0, 2)}, {"padding": (2, 0), "kernel_size": 5}],
+    "dilations": [{"dilation": 2, "padding": 2}, {"dilation": 3}, {"kernel_size": (1, 3), "groups": 4}],
+    "large steps": [{"kernel_size": 1, "stride": 3}, {"kernel_size": 2, "stride": 3, "padding": 1}],
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("large", [0, 3000, 1 << 20])
+def test_a_chain_in_strips_is_its_convolutions(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "LARGE", large)
+    monkeypatch.setattr(chain, "STRIP", 500)
+    monkeypatch.setattr(chain, "MIN_ROWS", 2)
+    layers = [nn.Conv2d(4, 4, **{"kernel_size": 3, **arguments}) for arguments in CHAINS[name]]
+    layers = [OneDNNConv2d.of(layer, nn.ReLU()) for layer in layers]
+    for layout in (torch.contiguous_format, LAST):
+        for size in ((1, 4, 61, 40), (2, 4, 40, 33), (1, 4, 13, 12)):
+            images = noise(*size).to(memory_format=layout)
+            torch.testing.assert_close(ConvChain(layers)(images), nn.Sequential(*layers)(images))
+
+
+@torch.no_grad()
+def test_convolutions_that_nothing_else_uses_become_a_chain() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(),
+        nn.Dropout2d(),
+        nn.Conv2d(8, 8, 3),
+        nn.Conv2d(8, 4, 1),
+        nn.Sigmoid(),
+        nn.Conv2d(4, 4, 1),
+    ).eval()
+    images = noise(1, 3, 64, 64)
+    wanted = model(images)
+    use_onednn(model)
+    assert chain_convolutions(model) == 2
+    assert [len(module.layers) for module in model if isinstance(module, ConvChain)] == [3]
+    torch.testing.assert_close(model(images), wanted, rtol=1e-4, atol=1e-4)
 
 
 class Activations(nn.Module):

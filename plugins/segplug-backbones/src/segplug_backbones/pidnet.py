@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from segkernel.annotations import PositiveInt
@@ -38,7 +39,7 @@ class PagFM(nn.Module):
         # Without the model's `align_corners`: the authors' module has none, whichever the rest of the network uses.
         size = detail.shape[2:]
         agreement = (self.f_p(detail) * resize(self.f_i(context), size)).sum(dim=1, keepdim=True).sigmoid()
-        return agreement * resize(context, size) + (1 - agreement) * detail
+        return torch.lerp(detail, resize(context, size), agreement)
 
 
 class Bag(nn.Module):
@@ -55,7 +56,7 @@ class Bag(nn.Module):
 
     def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
         attention = boundary.sigmoid()
-        return self.conv(attention * detail + (1 - attention) * context)
+        return self.conv(torch.lerp(context, detail, attention))
 
 
 class LightBag(nn.Module):
@@ -71,7 +72,9 @@ class LightBag(nn.Module):
 
     def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
         attention = boundary.sigmoid()
-        return self.f_p((1 - attention) * context + detail) + self.f_i(context + attention * detail)
+        out = self.f_p(torch.addcmul(context + detail, attention, context, value=-1))
+        out += self.f_i(torch.addcmul(context, attention, detail))
+        return out
 
 
 class PIDNet(Backbone):

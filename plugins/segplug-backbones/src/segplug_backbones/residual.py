@@ -67,8 +67,9 @@ class ResidualBlock(nn.Module):
         return self.relu(checkpoint_block(self, x, forward=self._forward, enabled=self.with_cp))
 
     def _forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.residual(x) + shortcut
+        out = self.residual(x)
+        out += x if self.downsample is None else self.downsample(x)
+        return out
 
     def _add_norm(self, norm_cfg: LayerConfig, channels: int, number: int) -> str:
         """Add norm ``number`` and return its name, which depends on the type of norm."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from segplug_deploy.allocator import keep_freed_memory
-from segplug_deploy.fusion import fold_batch_norms, use_onednn
+from segplug_deploy.allocator import give_up_holes, keep_freed_memory
+from segplug_deploy.fusion import chain_convolutions, fold_batch_norms, use_onednn
 from segplug_deploy.labels import fast_outputs
 from segplug_deploy.onednn import has_onednn
 
@@ -60,6 +60,7 @@ def optimize_for_inference(
     on_cpu = torch.device(device).type == "cpu"
     if is_deep and (on_cpu and has_onednn() if onednn is None else onednn):
         use_onednn(faster, winograd)
+        chain_convolutions(faster)
     if channels_last is None:
         backbones = {type(module).__name__ for module in faster.modules()} if is_deep else set()
         channels_last = on_cpu and not backbones & {*ROW_MAJOR}
@@ -69,6 +70,7 @@ def optimize_for_inference(
         faster.outputs = fast_outputs(faster.outputs)
     if memory and on_cpu:
         keep_freed_memory()
+        give_up_holes()
     if compile:
         faster.predict = torch.compile(faster.predict)
     return faster

@@ -166,19 +166,35 @@ class _Axis(NamedTuple):
 @lru_cache(maxsize=32)  # of a folder of images of equal sizes
 def _axis(size: int, dtype: torch.dtype, steps: tuple[tuple[int, int], ...], align_corners: bool) -> _Axis:
     """Return the interpolation of ``size`` logits by steps along one axis."""
-    identity = torch.eye(size, dtype=dtype).view(1, size, size, 1)
-    matrix = resize_and_crop(identity, [((large, 1), (kept, 1)) for large, kept in steps], align_corners)[0, :, :, 0]
-    used, order = (matrix != 0).int(), torch.arange(size, dtype=torch.int32)[:, None]
-    first, last = size - 1 - (used * order.flip(0)).amax(0).long(), (used * order).amax(0).long()
+    sizes = [((large, 1), (kept, 1)) for large, kept in steps]
+
+    def resized(lines: Tensor) -> Tensor:  # (lines, size) -> (lines, pixels)
+        return resize_and_crop(lines[None, :, :, None], sizes, align_corners)[0, :, :, 0]
+
+    # Each line is 1 at every ``period``-th logit, of which a pixel has at most one among those that it is made of.
+    period, order = min(size, _period(size, steps)), torch.arange(size)
+    combs = resized((order % period == torch.arange(period)[:, None]).to(dtype))
+    middle, line = resized(order[None].double()), torch.arange(period)[:, None]
+    logit = line + period * ((middle - line) / period).round().long()  # the nearest of each line
+    used = combs != 0
+    first, last = logit.where(used, size).amin(0), logit.where(used, -1).amax(0)
     pad = int((last - first).max())
     # Pixels of the first logit alone belong to the cell before it, so that no cell has more pixels than others.
-    cell = (first + pad).masked_fill_(matrix[0] == 1, 0)
+    cell = (first + pad).masked_fill_((logit[0] == 0) & (combs[0] == 1), 0)
     taps = cell - pad + torch.arange(pad + 1)[:, None]
-    outside = (taps < 0) | (taps >= size)
+    outside = logit.gather(0, taps % period) != taps
     place = torch.arange(len(cell)) - torch.searchsorted(cell, cell)
-    weights = matrix.new_full((pad + 1, int(place.max()) + 1, size + pad), 1 / (pad + 1))  # also where no pixel is
-    weights[:, place, cell] = matrix.gather(0, taps.clamp(0, size - 1)).masked_fill_(outside, 0)
+    weights = combs.new_full((pad + 1, int(place.max()) + 1, size + pad), 1 / (pad + 1))  # also where no pixel is
+    weights[:, place, cell] = combs.gather(0, taps % period).masked_fill_(outside, 0)
     return _Axis(cell, place, weights)
+
+
+def _period(size: int, steps: Iterable[tuple[int, int]]) -> int:
+    """Return more than twice the number of neighbouring logits that any pixel is interpolated from."""
+    reach, step = 1.0, 1.0  # of a pixel in logits, and from one pixel to the next
+    for large, kept in steps:
+        reach, size, step = reach + step, kept, step * max(size / large, (size - 1) / max(large - 1, 1))
+    return 2 * math.ceil(reach) + 4
 
 
 def _padded(logits: Tensor, pads: tuple[int, int]) -> Tensor:

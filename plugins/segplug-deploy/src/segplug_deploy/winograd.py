@@ -1,19 +1,20 @@
-"""3x3 convolutions by Winograd's minimal filtering, with a quarter of the multiplications.
+"""3x3 convolutions by Winograd's minimal filtering, with a half or a quarter of the multiplications.
 
     faster = WinogradConv2d.of(conv, nn.ReLU()) if pays(conv) else OneDNNConv2d.of(conv, nn.ReLU())
 
-F(4x4, 3x3) of Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016
-(https://arxiv.org/abs/1509.09308): tiles of 6x6 pixels and the filters are evaluated as polynomials at six points per
-axis, which turns the convolution into 36 matrix products over the channels, and a tile of 4x4 results is interpolated
-from them. A dilated convolution is several dense ones, of every other row and column. The additions are views and
-passes over strips of the image that stay in the cache; oneDNN computes the products.
+F(4, 3) of Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016
+(https://arxiv.org/abs/1509.09308): along an axis, tiles of six pixels and the filters are evaluated as polynomials at
+six points, which turns the convolution into products over the channels at each point, and the four results of a tile
+are interpolated from them. Layers of many channels do so along both axes, others along the columns only. A dilated
+convolution is several dense ones, of every other row and column. The products are one grouped convolution of oneDNN.
+Strips of the image are computed one after the other, so that they stay in the cache.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,147 +23,155 @@ from segplug_deploy.onednn import OneDNNConv2d, runs_in_onednn
 
 POINT = 0.625
 """The points are 0, 1, -1, this one, its negative, and infinity; this one gives the smallest
-rounding errors, of four to eight times those of a direct convolution in channels-last layout."""
+rounding errors, along both axes four to eight times those of a direct convolution in channels-last layout."""
 TILE = 4
-"""Height and width in pixels of the results of a tile."""
-STRIP = 1 << 17
-"""Tiles times channels that are computed together: less than the cache, and than the allocator maps for each call."""
-GROWTH = 4
-"""Elements of the transformed weights per element of the weights."""
-MIN_CHANNELS = 64
-"""From this product of input and output channels over their sum, the products cost more than the additions."""
+"""Results of a tile along an axis."""
+STRIP = 1 << 20
+"""Values at points, of the input or the result, that are computed together; a row of tiles may have more."""
+BLOCK = 256
+"""Output channels that are computed together; for more, the layout of the packed weights depends on the image."""
+PLAIN: Any = (0, 0), (1, 1), (1, 1)
+"""Padding, stride and dilation of the products."""
+GROWTH, MAX_WEIGHTS = 4, 5_000_000
+"""Transformed weights per weight, and of a layer; they stay in memory."""
+MIN_PIXELS = 256
+"""For fewer results, reading the transformed weights takes longer than multiplying by the others."""
+MIN_CHANNELS, MIN_CHANNELS_BOTH = 32, 64
+"""From these products of input and output channels over their sum, the products of the algorithm along one axis, and
+along both, cost more than the additions."""
+Weights = list[tuple[Tensor, Tensor]]
+"""Weights, packed by oneDNN, and bias of the products, for each `BLOCK` of output channels."""
 
 
 def pays(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is dense, 3x3 with stride 1, and of enough channels."""
-    total = conv.in_channels * conv.out_channels / (conv.in_channels + conv.out_channels)
-    return (conv.kernel_size, conv.stride, conv.groups) == ((3, 3), (1, 1), 1) and total >= MIN_CHANNELS
+    """Whether a convolution is dense, 3x3 with stride 1, and of enough channels, but not too many."""
+    fits = (conv.kernel_size, conv.stride, conv.groups) == ((3, 3), (1, 1), 1)
+    return fits and _channels(conv) >= MIN_CHANNELS and conv.weight.numel() * GROWTH <= MAX_WEIGHTS
+
+
+def _channels(conv: nn.Conv2d) -> float:
+    return conv.in_channels * conv.out_channels / (conv.in_channels + conv.out_channels)
 
 
 class WinogradConv2d(OneDNNConv2d):
     """A 3x3 convolution and an activation: (N, C, H, W) -> (N, out_channels, H', W').
 
-    The transformed weights are four times as large. Where that is more than the input and the result, which then take
-    little time, it is `OneDNNConv2d`. They are made when they are first used.
+    The transformed weights are made when it is first called. A small image takes less time than reading them, so that
+    it is left to `OneDNNConv2d`.
     """
 
-    matrices: list[Tensor] | None = None
+    transformed: Weights | None = None
+
+    @property
+    def both(self) -> bool:
+        """Whether the algorithm is along both axes."""
+        return _channels(self) >= MIN_CHANNELS_BOTH
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4 or not runs_in_onednn(input, self.weight):
             return super().forward(input)
-        size, padding = self._size(input), cast("tuple[int, int]", self.padding)
-        count = len(input) * self.out_channels * math.prod(size)
-        if min(size) < 1 or GROWTH * self.weight.numel() > input.numel() + count:
+        weights = self.transformed or self.transform()  # also for a small image: the first one is that of the check
+        if not self._is_faster(input):
             return super().forward(input)
-        weights = self._transformed()
-        space = self._workspace(input, [-(-length // step) for length, step in zip(size, self.dilation, strict=True)])
-        result = input.new_empty(len(input), *size, self.out_channels)
+        (down, across), (top, left) = self.dilation, cast("tuple[int, int]", self.padding)
+        height, width = self._size(input)
+        steps = TILE * down, (TILE if self.both else 1) * across
+        # Whole tiles; the results outside are computed from zeros.
+        tiled = [-(-length // step) * step for length, step in zip((height, width), steps, strict=True)]
+        result = self.weight.new_empty(len(input), *tiled, self.out_channels)
         for image, plane in zip(input.permute(0, 2, 3, 1), result, strict=True):
-            for row in range(min(self.dilation[0], size[0])):
-                for column in range(min(self.dilation[1], size[1])):
-                    (top, rows), (left, columns) = map(_every, self.dilation, (row - padding[0], column - padding[1]))
-                    results = plane[row :: self.dilation[0], column :: self.dilation[1]]
-                    self._convolve(image[rows, columns], (top, left), weights, results, space)
-        return result.permute(0, 3, 1, 2)
+            for row in range(down):
+                for column in range(across):
+                    (above, rows), (before, columns) = _every(down, row - top), _every(across, column - left)
+                    self._convolve(image[rows, columns], (above, before), weights, plane[row::down, column::across])
+        return result[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
     def _size(self, input: Tensor) -> list[int]:
         """Return the height and width of the result."""
         sides = zip(input.shape[2:], cast("tuple[int, int]", self.padding), self.dilation, strict=True)
         return [length + 2 * (padding - step) for length, padding, step in sides]
 
-    def _tiles(self) -> int:
-        """Return how many tiles are computed together; more if a row has more."""
-        return min(max(STRIP // max(self.in_channels, self.out_channels), 32), 512)
+    def _is_faster(self, input: Tensor) -> bool:
+        size = self._size(input)
+        return min(size) > 0 and len(input) * math.prod(size) >= MIN_PIXELS
 
-    def _workspace(self, input: Tensor, size: list[int]) -> _Workspace:
-        """Return tensors for strips of equal numbers of rows, of a dense convolution with a result of this size."""
-        rows, width = (-(-length // TILE) for length in size)
-        strips = min(-(-rows * width // self._tiles()), rows)
-        height = -(-rows // strips)
-        return _Workspace(
-            input.new_empty(height * TILE + 2, width * TILE + 2, self.in_channels),
-            input.new_empty(6, height, width * TILE + 2, self.in_channels),
-            input.new_empty(6, 6, height, width, self.in_channels),
-            input.new_empty(TILE, 6, height, width, self.out_channels),
-            input.new_empty(height, TILE, width, TILE, self.out_channels),
-        )
-
-    def _transformed(self) -> list[Tensor]:
-        """Return the 36 matrices of the weights, in the order of `_to_points`, packed by oneDNN."""
-        if self.matrices is None:
-            points = torch.tensor([0, 1, -1, POINT, -POINT], dtype=torch.float64)
-            powers = torch.cat([points[:, None] ** torch.arange(3), torch.tensor([[0.0, 0.0, 1.0]])])
-            scales = [math.prod(p - q for q in points.tolist() if p != q) for p in points.tolist()]
-            filters = powers / torch.tensor([*scales, 1])[:, None]
-            weight, pack = self.weight.detach().double().flatten(2), torch.ops.mkldnn._reorder_linear_weight
-            taps = [torch.outer(down, across).flatten() for across in filters for down in filters]
-            self.matrices = [pack((weight @ tap).float(), self._tiles()) for tap in taps]
-        return self.matrices
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "matrices": None}  # packed tensors can be neither copied nor saved
-
-    def _convolve(
-        self,
-        inside: Tensor,
-        before: tuple[int, int],
-        weights: list[Tensor],
-        results: Tensor,
-        space: _Workspace,
-    ) -> None:
+    def _convolve(self, inside: Tensor, before: tuple[int, int], weights: Weights, results: Tensor) -> None:
         """Write the results (H', W', out_channels) of a dense convolution.
 
         Args:
             inside: Pixels (H, W, C).
             before: Rows and columns of zeros before them.
-            weights: Transformed ones.
+            weights: Those of `transform`.
             results: A view that is written to.
-            space: Overwritten.
         """
         (top, left), (height, width) = before, results.shape[:2]
-        strip = space.pixels
-        for start in range(0, height, len(strip) - 2):
-            taken = inside[max(start - top, 0) : max(start - top + len(strip), 0)]
+        channels = max(self.in_channels, min(self.out_channels, BLOCK))
+        values = width * channels * (9 if self.both else 6)  # of a row of tiles
+        rows = max(STRIP // values, 1) * TILE
+        strips = -(-height // rows)
+        rows = -(-height // (strips * TILE)) * TILE
+        for start in range(0, height, rows):
+            count = min(rows, height - start)
+            taken = inside[max(start - top, 0) : max(start - top + count + 2, 0), : max(width + 2 - left, 0)]
             first = max(top - start, 0)
-            strip.zero_()[first : first + len(taken), left : left + taken.shape[1]] = taken
-            tiles = self._convolve_tiles(weights, space)
-            target = results[start : start + len(tiles)]
-            target.copy_(self.activation(tiles)[: len(target), :width])
+            pixels = inside.new_zeros(count + 2, width + 2, self.in_channels)
+            pixels[first : first + len(taken), left : left + taken.shape[1]] = taken
+            self._convolve_strip(pixels, weights, results[start : start + count])
 
-    def _convolve_tiles(self, weights: list[Tensor], space: _Workspace) -> Tensor:
-        """Return the results (4 h, 4 w, out_channels) of the pixels of a strip, (4 h + 2, 4 w + 2, C)."""
-        height, width, channels = space.values.shape[2:]
-        _to_points([space.pixels[i : i + TILE * height - 3 : TILE] for i in range(6)], space.rows)
-        _to_points([space.rows[:, :, i : i + TILE * width - 3 : TILE] for i in range(6)], space.values)
-        multiply = torch.ops.mkldnn._linear_pointwise
-        # Each of the 16 results has the value at the points 1, 1 once: what is added there is added to all.
-        biases = [self.bias if index == 7 else None for index in range(36)]
-        products = [
-            multiply(value, weight, bias, "none", [], "").view(height, width, -1)
-            for value, weight, bias in zip(
-                space.values.view(36, height * width, channels), weights, biases, strict=True
-            )
-        ]
-        for row in range(6):
-            _from_points(products[row::6], space.columns[:, row])
-        _from_points(space.columns.unbind(1), space.tiles.permute(1, 3, 0, 2, 4))
-        return space.tiles.view(height * TILE, width * TILE, -1)
+    def _convolve_strip(self, pixels: Tensor, weights: Weights, results: Tensor) -> None:
+        """Write the results (H', W', out_channels) of pixels (H' + 2, W' + 2, C)."""
+        height, width = len(results) // TILE, results.shape[1] // (TILE if self.both else 1)
+        if self.both:  # pixels (H' + 2, W' / 4, 6, C)
+            rows, pixels = pixels, pixels.new_empty(len(pixels), width, 6, self.in_channels)
+            _to_points(_tiles(rows, 1), pixels.unbind(2))
+        values = pixels.new_empty(height, pixels.shape[1], 6, *pixels.shape[2:])
+        _to_points(_tiles(pixels, 0), values.unbind(2))
+        values = values.flatten(2).permute(2, 0, 1)[None]
+        groups, convolve = values.shape[1] // self.in_channels, torch.ops.mkldnn._convolution_pointwise
+        for target, (packed, bias) in zip(results.split(BLOCK, 2), weights, strict=True):
+            products = convolve(values, packed, bias, *PLAIN, groups, "none", [], "")
+            self._interpolate(products[0].permute(1, 2, 0).unflatten(2, (6, -1)), target)
 
+    def _interpolate(self, products: Tensor, results: Tensor) -> None:
+        """Write the results (H', W', channels) that have these values at points, (H' / 4, w, 6, [6] channels)."""
+        height, width, channels = *products.shape[:2], results.shape[2]
+        results = results.unflatten(0, (height, TILE))
+        if self.both:
+            rows = products.new_empty(height, TILE, width, 6 * channels)
+            _from_points(products.unbind(2), rows.unbind(1))
+            _from_points(rows.unflatten(3, (6, -1)).unbind(3), results.unflatten(2, (width, TILE)).unbind(3))
+        else:
+            _from_points(products.unbind(2), results.unbind(1))
+        if isinstance(self.activation, nn.ReLU):
+            results.relu_()
+        elif not isinstance(self.activation, nn.Identity):
+            results.copy_(self.activation(results))
 
-class _Workspace(NamedTuple):
-    """Tensors that every strip of h rows of w tiles overwrites, so that they are mapped once."""
+    def transform(self) -> Weights:
+        """Store and return the weights and biases of the products.
 
-    pixels: Tensor
-    """(4 h + 2, 4 w + 2, C)"""
-    rows: Tensor
-    """Values at points along each column: (6, h, 4 w + 2, C)."""
-    values: Tensor
-    """(6, 6, h, w, C)"""
-    columns: Tensor
-    """Results along each row, values along each column: (4, 6, h, w, out_channels)."""
-    tiles: Tensor
-    """(h, 4, w, 4, out_channels)"""
+        Groups are points: of both axes, or of the columns, with convolutions along the rows.
+        """
+        points = torch.tensor([0, 1, -1, POINT, -POINT], dtype=torch.float64)
+        powers = torch.cat([points[:, None] ** torch.arange(3), torch.tensor([[0.0, 0.0, 1.0]])])
+        scales = [math.prod(p - q for q in points.tolist() if p != q) for p in points.tolist()]
+        filters = powers / torch.tensor([*scales, 1])[:, None]
+        self.transformed = []
+        biases = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias.detach()
+        for block, values in zip(self.weight.detach().split(BLOCK), biases.split(BLOCK), strict=True):
+            weights = torch.einsum("py,ocyx->pocx", filters, block.double())
+            if self.both:
+                weights = torch.einsum("qx,pocx->pqoc", filters, weights)[..., None].flatten(0, 1)
+            bias = values.new_zeros(len(weights), len(block))
+            bias[7 if self.both else 1] = values  # every result has the value at the point 1, or 1, 1, once
+            weights = weights.float().reshape(-1, self.in_channels, 1, weights.shape[-1])
+            shape = [1, len(bias) * self.in_channels, 8, 8]  # of an input; the best layout varies a little with it
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weights, *PLAIN, len(bias), shape)
+            self.transformed.append((packed, bias.flatten()))
+        return self.transformed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "transformed": None}  # packed tensors can be neither copied nor saved
 
 
 def _every(step: int, start: int) -> tuple[int, slice]:
@@ -171,7 +180,13 @@ def _every(step: int, start: int) -> tuple[int, slice]:
     return before, slice(start + before * step, None, step)
 
 
-def _to_points(pixels: Sequence[Tensor], values: Tensor) -> None:
+def _tiles(pixels: Tensor, dim: int) -> list[Tensor]:
+    """Return the first to the sixth of the pixels of every tile along a dimension."""
+    count = pixels.shape[dim] - 2
+    return [pixels[(slice(None),) * dim + (slice(i, i + count - 3, TILE),)] for i in range(6)]
+
+
+def _to_points(pixels: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Write the values at the six points of the polynomials that belong to six neighbouring pixels."""
     near, far = values[5], 1 + POINT**2
     for index, point, other in ((1, 1.0, POINT**2), (3, POINT, 1.0)):
@@ -184,7 +199,7 @@ def _to_points(pixels: Sequence[Tensor], values: Tensor) -> None:
     torch.sub(pixels[5], pixels[3], alpha=far, out=values[5]).add_(pixels[1], alpha=POINT**2)
 
 
-def _from_points(values: Sequence[Tensor], pixels: Tensor) -> None:
+def _from_points(values: Sequence[Tensor], pixels: Sequence[Tensor]) -> None:
     """Write the four results whose polynomial has these values at the six points."""
     one, point = values[1] + values[2], values[3] + values[4]
     torch.add(one, point, out=pixels[0]).add_(values[0])
