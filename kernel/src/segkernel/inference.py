@@ -81,7 +81,7 @@ class Preprocessor(nn.Module):
         if given != known:
             raise UsageError(f"images of {given} channels, but data.preprocess normalises {known}")
         images = _augmented(batch.images.to(torch.float32), batch.device_steps)
-        images = ((images.flip(1) if self._config["channel_order"] == "bgr" else images) - self.mean) / self.std
+        images = ((images.flip(1) if self._config["channel_order"] == "bgr" else images) - self.mean).div_(self.std)
         for image, (height, width) in zip(images, batch.sizes):
             image[:, height:] = 0
             image[:, :, width:] = 0
