@@ -25,7 +25,7 @@ KEPT = {
     "d1_boxes": ("*",),
     "d1_dataset": ("*",),
     "d1_proposals": ("*",),
-    "d1_results": ("box_results_t0.1*", "paste", "keypoints", "oks", "fpn_pool_sr0", "sizes", "prep"),
+    "d1_results": ("box_results_t0.1*", "paste", "keypoints", "oks", "flip", "fpn_pool_sr0", "sizes", "prep"),
     "d1_solver": ("*",),
     "d1_train": ("*",),
     "iou_nms": ("*_1*", "edges*", "empty"),

@@ -14,6 +14,7 @@ from segplug_instances.keypoint_maps import (
     object_keypoint_similarity,
     oks_nms,
 )
+from segplug_instances.output import PERSON_PAIRS
 
 
 def maps(count: int) -> torch.Tensor:
@@ -82,3 +83,8 @@ def test_similarity_of_objects(name: str) -> None:
     check(found[0], case["oks_row0"])
     kept = oks_nms(places, case["keypoints"][:, 2].mean(1), width * height, sigmas, 0.3)
     check(kept, case["nms_keep"])
+
+
+@cases("d1_results", "flip")
+def test_pairs_of_points_that_a_mirrored_image_swaps(name: str) -> None:
+    assert [list(pair) for pair in PERSON_PAIRS] == load("d1_results")[name].params["pairs"]
