@@ -85,3 +85,9 @@ def test_boxes_of_a_sample_keep_their_area_in_each_convention(convention: boxes.
     inner = boxes.to_convention(outer, convention)
     assert boxes.area(inner, convention) == 30
     assert torch.equal(boxes.from_convention(inner, convention), outer)
+
+
+def test_deltas_of_half_precision_give_boxes_of_single_precision() -> None:
+    anchors, deltas = torch.tensor([[1000.0, 500, 1101, 601]]), torch.full((1, 4), 0.125)
+    found = boxes.decode(deltas.half(), anchors, (1, 1, 1, 1), TORCHVISION)
+    check(found, boxes.decode(deltas, anchors, (1, 1, 1, 1), TORCHVISION))

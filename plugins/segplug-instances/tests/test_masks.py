@@ -101,3 +101,11 @@ def test_boxes_at_and_outside_the_border(convention: Any, box: list[float]) -> N
     found = paste(torch.ones(1, 7, 7), torch.tensor([box]).float(), (32, 40), convention)
     assert found.shape == (1, 32, 40)
     assert found.float().mean() == (1 if box[2] == 70 else 0) or box == [5, 5, 5, 5]
+
+
+def test_targets_are_the_same_in_mixed_precision() -> None:
+    mask, boxes = torch.zeros(1, 60, 60, dtype=torch.uint8), torch.tensor([[3.3, 5.1, 51.7, 47.9]])
+    mask[:, 11:40, 7:33] = 1
+    wanted = mask_targets(mask, boxes, torch.zeros(1).long(), 28, TORCHVISION)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(mask_targets(mask, boxes, torch.zeros(1).long(), 28, TORCHVISION), wanted)

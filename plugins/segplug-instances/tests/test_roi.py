@@ -98,3 +98,12 @@ def test_features_of_other_types_and_no_regions(pool: Any, dtype: torch.dtype) -
     assert found.dtype == dtype
     check(found.float(), pool(features.float(), rois, (4, 3)), 4e-3)
     assert pool(features, rois[:0], (4, 3)).shape == (0, 3, 4, 3)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_one_plane_is_pooled_by_products_of_matrices(aligned: bool) -> None:
+    plane = random(0, 40, 50)
+    boxes = torch.tensor([[3.2, 4, 30, 39.5], [-5, -6, 70, 60], [10, 10, 10, 10], [60, 3, 80, 9], [7, 8, 8.5, 33]])
+    rois = torch.cat([torch.zeros(5, 1), boxes], 1)
+    found = roi.align_plane(plane, boxes, 7, aligned)
+    check(found, roi_align(plane[None, None], rois, 7, 1.0, 0, aligned)[:, 0])

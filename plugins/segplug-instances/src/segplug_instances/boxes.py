@@ -61,6 +61,7 @@ def encode(boxes: Tensor, anchors: Tensor, weights: Sequence[float], convention:
 
 def decode(deltas: Tensor, anchors: Tensor, weights: Sequence[float], convention: Convention) -> Tensor:
     """Return the boxes (n, 4K) of deltas (n, 4K), for K classes, relative to anchors (n, 4)."""
+    deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))  # half precision is too coarse for pixels
     x, y, width, height = (each[:, None] for each in _centres(anchors.to(deltas.dtype), convention))
     dx, dy, dw, dh = (deltas.unflatten(-1, (-1, 4)) / deltas.new_tensor(weights)).unbind(-1)
     x, y = x + dx * width, y + dy * height

@@ -39,7 +39,7 @@ def keypoint_loss(logits: Tensor, index: Tensor, valid: Tensor, normalizer: floa
         valid: Which keypoints count, bool (n, P).
         normalizer: What the sum is divided by; the number of valid keypoints if None.
     """
-    total = cross_entropy(logits[valid].flatten(1), index[valid], reduction="sum")
+    total = cross_entropy(logits[valid].flatten(1).float(), index[valid], reduction="sum")
     return total / (number_of(valid.sum(), logits) if normalizer is None else normalizer)
 
 
@@ -54,6 +54,7 @@ def decode_keypoints(maps: Tensor, boxes: Tensor, convention: Convention) -> tup
     Returns:
         x, y in pixels and the score, (n, P, 3); the logits of the peaks, (n, P).
     """
+    maps = maps.float()
     found, peaks = maps.new_zeros(*maps.shape[:2], 3), maps.new_zeros(maps.shape[:2])
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     for row, (width, height) in enumerate(sides.ceil().int().tolist()):  # one map at a time: they may be large

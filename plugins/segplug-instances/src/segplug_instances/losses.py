@@ -54,7 +54,7 @@ def rpn_losses(
         convention: What the sums are divided by.
     """
     sampled, positive, images = labels >= 0, labels == 1, number_of(len(labels), labels)
-    all_logits, all_deltas = torch.cat(list(logits), 1), torch.cat(list(deltas), 1)
+    all_logits, all_deltas = torch.cat(list(logits), 1).float(), torch.cat(list(deltas), 1).float()
     objectness = binary_cross_entropy_with_logits(
         all_logits[sampled], positive[sampled].to(all_logits), reduction="sum"
     )
@@ -81,9 +81,9 @@ def box_losses(logits: Tensor, deltas: Tensor, classes: Tensor, targets: Tensor,
         beta: Of `smooth_l1`.
     """
     number, rows = number_of(len(classes), logits), (classes < logits.shape[1] - 1).nonzero()[:, 0]
-    predicted = deltas.unflatten(1, (-1, 4))[rows, _channel(deltas.shape[1] // 4, classes[rows])]
+    predicted = deltas.float().unflatten(1, (-1, 4))[rows, _channel(deltas.shape[1] // 4, classes[rows])]
     boxes = smooth_l1(predicted, targets[rows], beta).sum()
-    return cross_entropy(logits, classes, reduction="sum") / number, boxes / number
+    return cross_entropy(logits.float(), classes, reduction="sum") / number, boxes / number
 
 
 def accuracy(logits: Tensor, classes: Tensor) -> Tensor:
@@ -100,14 +100,14 @@ def mask_loss(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
         targets: (n, M, M), from 0 to 1.
     """
     rows = torch.arange(len(classes), device=classes.device)
-    chosen, number = logits[rows, _channel(logits.shape[1], classes)], number_of(targets.numel(), logits)
-    return binary_cross_entropy_with_logits(chosen, targets.to(logits), reduction="sum") / number
+    chosen, number = logits[rows, _channel(logits.shape[1], classes)].float(), number_of(targets.numel(), logits)
+    return binary_cross_entropy_with_logits(chosen, targets.float(), reduction="sum") / number
 
 
 def mask_probabilities(logits: Tensor, classes: Tensor) -> Tensor:
     """Return the probabilities (n, M, M) of the class of each row, of logits (n, K, M, M) or (n, 1, M, M)."""
     rows = torch.arange(classes.shape[0], device=classes.device)
-    return logits[rows, _channel(logits.shape[1], classes)].sigmoid()
+    return logits[rows, _channel(logits.shape[1], classes)].float().sigmoid()
 
 
 def _channel(channels: int, classes: Tensor) -> Tensor:

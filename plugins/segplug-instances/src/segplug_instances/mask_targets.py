@@ -5,14 +5,15 @@ A mask is rasterised when a box needs it, so that memory grows with the number o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from segplug_instances.boxes import from_convention
 from segplug_instances.conventions import Convention
-from segplug_instances.roi import roi_align
+from segplug_instances.roi import align_plane
 
 Polygons = Mapping[str, Tensor]
 """Flat polygons: ``points`` (P, 2) x, y in pixels; ``parts`` (Q + 1,), where each part starts and the last one ends;
@@ -40,26 +41,23 @@ def mask_targets(
     Raises:
         ValueError: When there is no size, though polygons are to become bitmaps.
     """
-    if isinstance(masks, Tensor):
-        return _from_bitmaps(masks, boxes, index, side, convention)
-    parts = polygons_of(masks)
-    if not convention.mask_bitmaps:
-        return _from_polygons(parts, boxes, index, side, convention)
+    if not isinstance(masks, Tensor) and not convention.mask_bitmaps:
+        return _from_polygons(polygons_of(masks), boxes, index, side, convention)
+    bitmap_of = masks.__getitem__ if isinstance(masks, Tensor) else _rasteriser(masks, size, convention)
+    found = boxes.new_zeros(len(boxes), side, side, dtype=torch.float32)
+    outer = from_convention(boxes, convention)
+    for one in index.unique().tolist():  # one bitmap at a time
+        rows = index == one
+        found[rows] = align_plane(bitmap_of(one).to(boxes.device), outer[rows], side, not convention.mask_bitmaps)
+    return found if convention.mask_bitmaps else (found >= 0.5).float()
+
+
+def _rasteriser(masks: Polygons, size: tuple[int, int] | None, convention: Convention) -> Callable[[int], Tensor]:
+    """Return a function of an object to its bitmap."""
     if size is None:
         raise ValueError(f"polygons become bitmaps in the convention {convention.name}, which needs the image's size")
-    found = boxes.new_zeros(len(boxes), side, side, dtype=torch.float32)
-    for one in index.unique():  # one bitmap at a time
-        bitmap = torch.from_numpy(rasterise(parts.get(int(one), []), size)).to(boxes.device)
-        rows = (index == one).nonzero()[:, 0]
-        found[rows] = _from_bitmaps(bitmap[None], boxes[rows], torch.zeros_like(rows), side, convention)
-    return found
-
-
-def _from_bitmaps(masks: Tensor, boxes: Tensor, index: Tensor, side: int, convention: Convention) -> Tensor:
-    outer = boxes + boxes.new_tensor([0, 0, convention.edge, convention.edge])
-    rois = torch.cat([index[:, None].to(boxes), outer], 1)
-    means = roi_align(masks[:, None].float(), rois, side, 1.0, 0, aligned=not convention.mask_bitmaps)[:, 0]
-    return means if convention.mask_bitmaps else (means >= 0.5).float()
+    parts, shape = polygons_of(masks), size
+    return lambda one: torch.from_numpy(rasterise(parts.get(one, []), shape))
 
 
 def _from_polygons(

@@ -182,7 +182,7 @@ def box_voting(
     overlaps = iou(boxes, all_boxes, convention)
     votes = (overlaps >= threshold).to(all_scores)
     weights, count = votes * all_scores, votes.sum(1)
-    voted = (weights / weights.sum(1, keepdim=True)) @ all_boxes
+    voted = (weights / weights.sum(1, keepdim=True))[..., None].mul(all_boxes).sum(1)
     if scoring == "avg":
         scores = weights.sum(1) / count
     elif scoring == "iou_avg":
