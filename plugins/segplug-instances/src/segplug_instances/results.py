@@ -103,7 +103,7 @@ def _first(scores: Tensor, labels: Tensor, limit: int, convention: Convention) -
     best = descending(scores)[:limit] if limit else descending(scores)
     if not convention.ties_beyond_limit:
         return best
-    least = torch.cat([scores[best], scores.new_full((1,), torch.inf)]).amin()
+    least = torch.cat([scores[best], scores.new_full((1,), torch.inf)]).amin(0)
     first = (scores >= least).nonzero()[:, 0]
     place = torch.arange(first.shape[0], device=first.device)
     return first[(labels[first] * first.shape[0] + place).argsort()]
