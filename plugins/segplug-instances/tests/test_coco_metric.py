@@ -13,9 +13,10 @@ import torch
 
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import Prediction, Targets
-from segplug_instances.coco_json import run_lengths
+from segplug_instances.coco_json import results_of, run_lengths
 from segplug_instances.metrics.coco import COCOMetric
 from segplug_instances.metrics.matches import Matches
+from segplug_instances.metrics.proposals import ProposalRecall
 
 CLASSES = ["person", "car", "dog"]
 
@@ -162,3 +163,62 @@ def as_run_lengths(segmentation: Any, size: tuple[int, int]) -> Any:
     if isinstance(segmentation, list):
         return mask.merge(mask.frPyObjects(segmentation, *size))
     return mask.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
+
+
+def test_result_files_are_detectrons(golden: Any) -> None:
+    params, inputs, _ = golden.case(*golden.load("parts/d1_coco_json"), "files")
+    ids, edge, centre = params["category_ids"], np.array([0, 0, 1, 1]), np.array([0.5, 0.5, 0])
+    points = iter(inputs["keypoints"])
+    by_image: dict[int, list[Any]] = {image: [] for image in params["image_ids"]}
+    for label, boxes in enumerate(params["boxes"][1:]):
+        for image_id, rows in zip(params["image_ids"], boxes):
+            of_class = [next(points) if label == 0 else np.zeros((4, 17), np.float32) for _ in rows]
+            by_image[image_id] += [(row, label, found) for row, found in zip(rows, of_class)]
+    entries = []
+    for image_id, rows in by_image.items():
+        boxes = np.array([row[:4] for row, _, _ in rows], np.float64).reshape(-1, 4) + edge
+        found = {"boxes": boxes, "scores": np.array([row[4] for row, _, _ in rows])}
+        found |= {"labels": np.array([label for _, label, _ in rows])}
+        found["keypoints"] = np.array([maps[:3].T + centre for _, _, maps in rows]).reshape(-1, 17, 3)
+        entries += results_of(found, image_id, ids)
+    ordered = sorted(entries, key=lambda entry: (entry["category_id"], entry["image_id"]))
+    for own, known in zip(ordered, params["bbox_results"], strict=True):
+        assert (own["image_id"], own["category_id"]) == (known["image_id"], known["category_id"])
+        assert [*own["bbox"], own["score"]] == pytest.approx([*known["bbox"], known["score"]], abs=1e-4)
+    persons = [entry for entry in ordered if entry["category_id"] == ids[0]]
+    for own, known in zip(persons, params["keypoint_results"], strict=True):
+        assert own["image_id"] == known["image_id"]
+        assert own["keypoints"] == pytest.approx(known["keypoints"], abs=1e-4)
+
+
+def test_recall_of_proposals_is_detectrons(golden: Any) -> None:
+    params, _, _ = golden.case(*golden.load("parts/d1_coco_json"), "box_proposals")
+    whole, first = ProposalRecall((10, 100)), ProposalRecall((10, 100))
+    for number, entry in enumerate(params["entries"]):
+        boxes = torch.tensor(entry["boxes"], dtype=torch.float64) + torch.tensor([0, 0, 1, 1])
+        true = torch.tensor(entry["gt_classes"]) > 0
+        truth = {"boxes": boxes[true], "crowd": torch.tensor(entry["crowd"])[true].bool()}
+        truth["area"] = torch.tensor(entry["seg_areas"])[true]
+        for metric in (whole, ProposalRecall((10, 100)) if number % 2 else first):
+            metric.update(Prediction({"seg": {"boxes": boxes[~true]}}), Targets(truth))
+            if metric is not whole and metric is not first:
+                first.merge(metric)
+    for name, known in params["results"].items():
+        area, _, limit = name.partition("@")
+        found = whole.compute()[f"AR{'' if area == 'all' else f'_{area}'}@{limit}"]
+        assert found == pytest.approx(math.nan if known["ar"] is None else 100 * known["ar"], abs=1e-9, nan_ok=True)
+    assert first.compute() == pytest.approx(whole.compute(), nan_ok=True)
+
+
+def test_run_lengths_are_cocos(golden: Any) -> None:
+    facts, arrays = golden.load("coco/rle")
+    for case in facts["cases"]:
+        if case["name"].startswith("mask_"):
+            mask = arrays[f"{case['name']}/mask"]
+            assert run_lengths(mask[None], mask.shape)[0]["counts"] == case["params"]["counts_string"], case["name"]
+        elif case["name"] == "polygons":
+            for item in case["params"]["items"]:
+                rings = [np.array(ring).reshape(-1, 2) for ring in item["polygons"]]
+                ends = np.cumsum([0, *map(len, rings)])
+                polygons = {"points": np.concatenate(rings), "parts": ends, "objects": np.zeros(len(rings), int)}
+                assert run_lengths(polygons, case["params"]["size"], 1)[0]["counts"] == item["counts"]

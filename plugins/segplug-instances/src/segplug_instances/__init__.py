@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segplug_instances.keypoint_head import KeypointHead as KeypointHead
     from segplug_instances.mask_head import MaskHead as MaskHead
     from segplug_instances.metrics.coco import COCOMetric as COCOMetric
+    from segplug_instances.metrics.proposals import ProposalRecall as ProposalRecall
     from segplug_instances.moving_in.source import DetectronConfigs as DetectronConfigs
     from segplug_instances.output import Instances as Instances
     from segplug_instances.rcnn import RCNN as RCNN
@@ -55,6 +56,7 @@ _HOMES = {
     "KeypointHead": ".keypoint_head",
     "MLPBoxHead": ".box_head",
     "MaskHead": ".mask_head",
+    "ProposalRecall": ".metrics.proposals",
     "RCNN": ".rcnn",
     "RPN": ".rpn",
     "Res5BoxHead": ".box_head",

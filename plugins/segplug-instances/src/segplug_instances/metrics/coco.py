@@ -19,7 +19,7 @@ _OUTPUTS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "key
 _TRUTHS: dict[Kind, str] = {"bbox": "boxes", "segm": "instances", "keypoints": "keypoints"}
 
 
-def _example(number: int) -> Any:
+def example(number: int) -> Any:
     """Return the prediction and the targets of an image with two objects, one of which is found."""
     from torch import tensor
 
@@ -57,7 +57,7 @@ class COCOMetric:
         UsageError: When ``format_only`` has no file, or objects have another number of keypoints than ``sigmas``.
     """
 
-    conformance_inputs: ClassVar = {"make": _example}
+    conformance_inputs: ClassVar = {"make": example}
 
     def __init__(
         self,

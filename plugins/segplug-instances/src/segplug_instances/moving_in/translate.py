@@ -272,6 +272,7 @@ def _data(options: Options) -> dict[str, Any]:
     train: list[dict[str, Any]] = [resize | {"convention": "detectron"}]
     if options["TRAIN.USE_FLIPPED"]:
         train.append({"type": "RandomFlip", "prob": 0.5})
+    train.append({"type": "FilterAnnotations"})
     if options["TRAIN.ASPECT_CROPPING"]:
         train.insert(0, {"type": "AspectCrop", "low": options["TRAIN.ASPECT_LO"], "high": options["TRAIN.ASPECT_HI"]})
     test = {"type": "DetectionResize", "short": [options["TEST.SCALE"]], "max_size": options["TEST.MAX_SIZE"]}
