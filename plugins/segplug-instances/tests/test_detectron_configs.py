@@ -78,6 +78,24 @@ def test_names_lose_module_and_add_and_training_counts_epochs(tmp_path: Path) ->
     assert sections["data"]["train_transforms"][0]["short"] == [800]
 
 
+def test_import_writes_the_config_and_run_reads_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("segplug_heads")
+    from click.testing import CliRunner
+
+    from segkernel.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, YAML)
+    done = CliRunner().invoke(cli, ["import", "e2e_mine.yaml", "-o", "mine.yaml"])
+    assert done.exit_code == 0, done.output
+    assert "mine.yaml: as a change of segplug-instances::data/coco-2014-instances.yaml" in done.output
+    assert "SOLVER.MAX_ITER=90000: training counts epochs" in done.output
+    assert "#   e2e_mine.yaml:12: SOLVER.MAX_ITER=90000" in (tmp_path / "mine.yaml").read_text()
+    assert load_config("mine.yaml").data == load_config("e2e_mine.yaml").data
+    again = CliRunner().invoke(cli, ["import", "e2e_mine.yaml"])
+    assert "e2e_mine.yaml exists; -o FILE" in str(again.exception)
+
+
 def test_options_without_effect_are_listed_with_their_lines(tmp_path: Path) -> None:
     notes = read_options(written(tmp_path, YAML)).notes()
     named = {note.split(": ")[1].partition("=")[0]: note for note in notes}

@@ -34,7 +34,11 @@ class FoundConfig(Protocol):
 
 
 class ConfigSource(Protocol):
-    """Names or files that it reads as configs."""
+    """Names or files that it reads as configs.
+
+    One of files of another format may have a method ``convert(found)``, which returns the config in its shortest form,
+    a `MarkedDict`, and a list of what could not be carried over; ``seg-kernel import`` writes both.
+    """
 
     def __init__(self, catalog: Catalog) -> None: ...
 

@@ -1,8 +1,9 @@
-"""``seg-kernel import``: a config of MMSegmentation as YAML."""
+"""``seg-kernel import``: a config of MMSegmentation, or of another format that is installed, as YAML."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,9 +32,12 @@ def command(
 ) -> None:
     """Write CONFIG, a config of MMSegmentation, as YAML; it is read without being run.
 
+    Installed packages add other formats: segplug-instances the YAML files of Detectron.
+
     \b
     Examples:
       seg-kernel import my_segformer.py
+      seg-kernel import e2e_mask_rcnn.yaml -o mine.yaml
       seg-kernel import my_segformer.py --full -o configs/my_segformer.yaml
     """
     from segkernel.errors import UsageError
@@ -44,18 +48,41 @@ def command(
     target = Path(output or f"{config.stem}.yaml")
     if output != "-" and target.exists() and not force:
         raise UsageError(f"{target} exists; -o FILE writes another file, --force replaces it")
-    imported = import_config(config, devices=devices, folder=configs)
-    text = written(imported, full)
+    other = _of_other_format(config, full)
+    if other is None:
+        imported = import_config(config, devices=devices, folder=configs)
+        text, notes = written(imported, full), [str(note) for note in imported.notes]
+        what = f"MMSegmentation {imported.version}, {_base(imported.base)} (docs: {GUIDE})"
+    else:
+        text, notes, what = other
     if output == "-":
         click.echo(text, nl=False)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
-        click.echo(f"{target}: MMSegmentation {imported.version}, {_base(imported.base)} (docs: {GUIDE})")
-    for note in imported.notes:
+        click.echo(f"{target}: {what}")
+    for note in notes:
         click.echo(f"  {note}", err=True)
     if output != "-":
         click.echo(f"next: seg-kernel config check {target}, seg-kernel run {target}")
+
+
+def _of_other_format(config: Path, full: bool) -> tuple[str, list[str], str] | None:
+    """Return text, notes and base of a file that another config source converts; None for other files."""
+    from segkernel.catalog import Catalog
+    from segkernel.config import load_config
+    from segkernel.config.show import to_yaml
+    from segkernel.config.sources import installed_sources
+
+    sources: list[Any] = [each for each in installed_sources(Catalog.discover()) if hasattr(each, "convert")]
+    for source in sources:
+        if (found := source.find(str(config))) is not None:
+            layer, notes = source.convert(found)
+            head = [f"# Imported from {config.name}.", *(["# Not carried over:"] if notes else [])]
+            lines = "".join(f"{line}\n" for line in [*head, *(f"#   {note}" for note in notes)])
+            body = to_yaml(load_config(layer).data) if full else to_yaml(layer).replace("$${", "${")  # its references
+            return lines + body, notes, _base(layer.get("_base_", ""))
+    return None
 
 
 def _base(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segkernel.catalog import Catalog
 from segkernel.config.layers import YAML, Layers
+from segkernel.config.marks import MarkedDict
 from segkernel.config.text import read_file
 from segkernel.errors import Problem
 
@@ -54,13 +55,18 @@ class DetectronConfigs:
 
     def add_layers(self, found: DetectronFile, layers: Layers) -> None:
         """Add the translated config; options without effect are logged."""
+        layer, notes = self.convert(found)
+        for note in notes:
+            log.warning("%s", note)
+        layers.add(layer, (found.path.absolute(),))
+
+    def convert(self, found: DetectronFile) -> tuple[MarkedDict, list[str]]:
+        """Return the translated config, and a line for each option without effect."""
         from segplug_instances.moving_in.options import read_options
         from segplug_instances.moving_in.translate import translate
 
         options = read_options(found.path)
-        for note in options.notes():
-            log.warning("%s", note)
-        layers.add(translate(options), (found.path.absolute(),))
+        return translate(options), options.notes()
 
     def names(self) -> Iterator[str]:
         """Return nothing: files are not listed."""
