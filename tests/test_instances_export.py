@@ -16,11 +16,13 @@ from segkernel import Predictor
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Backbone
 from segkernel.interfaces.spec import Spec
+from segkernel.sample import LabelMap, Sample
 
 pytest.importorskip("segplug_instances", reason="needs segplug-instances")
 pytest.importorskip("segplug_deploy", reason="needs segplug-deploy")
 
 from segplug_deploy import ONNXExporter
+from segplug_deploy.evidence import draw_pairs, evidence_for
 from segplug_instances import RCNN, RPN, Anchors, MaskHead, MLPBoxHead, RoIPooler
 
 
@@ -65,6 +67,16 @@ def test_objects_of_an_onnx_file_are_those_of_the_model(model: RCNN, tmp_path: P
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
         assert torch.allclose(values.float(), theirs[name].float(), atol=1e-3), name
+
+
+def test_evidence_of_a_detector_has_pictures_and_no_label_maps(model: RCNN, tmp_path: Path) -> None:
+    sample = Sample({"seg": LabelMap(np.zeros((64, 96), np.uint8))}, {}, np.zeros((64, 96, 3), np.uint8))
+    predictor = Predictor(model, classes=["a", "b", "c"])
+    evidence = evidence_for(predictor, ONNXExporter(dynamic="size"), [sample])
+    evidence.predictor = lambda path: evidence.predict
+    assert evidence.truths == [None]
+    draw_pairs(evidence, tmp_path, tmp_path / "shown", predictor.palette, 0.5, output=model.output)
+    assert cv2.imread(str(tmp_path / "shown" / "0.png")).shape == (64, 192, 3)
 
 
 def test_a_batch_is_refused_with_what_to_set(model: RCNN, tmp_path: Path) -> None:

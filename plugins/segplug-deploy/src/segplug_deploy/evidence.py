@@ -13,6 +13,7 @@ from segkernel import build, image
 from segkernel.config import Config
 from segkernel.errors import DataError, UntrustedError, UsageError
 from segkernel.interfaces.model import Exporter
+from segkernel.interfaces.output import PixelMap
 from segkernel.labels import Color
 from segkernel.loading import ambient_of, catalog_of
 from segkernel.predictor import Predictor
@@ -43,7 +44,7 @@ def evidence_for(
     Raises:
         UsageError: When the config has no data and no images are given, or none that can be read to calibrate with.
     """
-    config = predictor.config
+    config, output = predictor.config, predictor.model.outputs["seg"]
     what, samples = _named(given), list(given)
     if not samples:
         what, samples = _of_data(config, ("test", "val", "train"), count)
@@ -61,7 +62,7 @@ def evidence_for(
     return Evidence(
         what=what,
         sources=samples,
-        truths=[_truth(sample) for sample in samples],
+        truths=[_truth(sample) if isinstance(output, PixelMap) else None for sample in samples],
         example=predictor.example,
         predict=_labels_by(predictor, labels_only),
         predictor=open_file,
@@ -106,13 +107,14 @@ def _truth(sample: Any) -> np.ndarray | None:
 def _labels_by(predictor: Predictor, whole: bool) -> Predict:
     """Return a function that predicts labels, of whole images where the file can do no other."""
 
-    def predict(source: Any, size: Size | None) -> np.ndarray:
+    def predict(source: Any, size: Size | None) -> Any:
         before, predictor.test_cfg = predictor.test_cfg, {"mode": "whole"} if whole else predictor.test_cfg
         try:
             sample = predictor.prepare(_first(predictor.read(source)))
             if size:
                 sample = Sample(image=image.opencv().resize(sample.image, size[::-1]), meta=sample.meta)
-            return predictor.predict_samples([sample])[0].labels.numpy()
+            found: Any = predictor.predict_samples([sample])[0].labels
+            return found if isinstance(found, Mapping) else found.numpy()
         finally:
             predictor.test_cfg = before
 
@@ -124,11 +126,17 @@ def _first(pixels: Any) -> Any:
 
 
 def draw_pairs(
-    evidence: Evidence, path: Path, folder: Path, palette: Sequence[Color], opacity: float, size: Size | None = None
+    evidence: Evidence,
+    path: Path,
+    folder: Path,
+    palette: Sequence[Color],
+    opacity: float,
+    size: Size | None = None,
+    output: Any = None,
 ) -> None:
-    """Write a picture of each image of the evidence: the model's labels beside those of the file.
+    """Write a picture of each image of the evidence: the model's labels or objects beside those of the file.
 
-    ``size`` is the (height, width) to which images are resized, for a file of fixed size.
+    ``size`` is the (height, width) to which images are resized, for a file of fixed size; ``output`` draws objects.
 
     Raises:
         UsageError: When the images are not RGB, or the labels not one class for each pixel.
@@ -142,7 +150,11 @@ def draw_pairs(
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise UsageError(f"show_dir draws RGB images of 8 bits, not {pixels.shape} {pixels.dtype}")
         pixels = image.opencv().resize(pixels, size[::-1]) if size else pixels
-        panels = [_blended(pixels, colors[predict(source, size)], opacity) for predict in both]
+        found = [predict(source, size) for predict in both]
+        if hasattr(output, "draw"):
+            panels = [output.draw(pixels, field, evidence.classes, palette, opacity) for field in found]
+        else:
+            panels = [_blended(pixels, colors[labels], opacity) for labels in found]
         image.opencv().imwrite(str(folder / f"{index}.png"), np.hstack(panels)[:, :, ::-1])
 
 

@@ -185,7 +185,8 @@ def export_model(
     log.info("%s", chosen.export(predictor.model, path, example, metadata, **extra))
     if show_dir:
         fixed = None if getattr(chosen, "dynamic", True) in OPEN_SIZE else (example.shape[-2], example.shape[-1])
-        draw_pairs(evidence, path, Path(show_dir), predictor.palette, opacity, fixed)
+        output = predictor.model.outputs["seg"]
+        draw_pairs(evidence, path, Path(show_dir), predictor.palette, opacity, fixed, output)
     return path
 
 
