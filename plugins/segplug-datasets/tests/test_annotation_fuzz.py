@@ -53,7 +53,9 @@ def spoilt(data: bytes, rng: np.random.Generator) -> bytes:
 def read_spoilt(cls: Any, folder: Path, count: int, seed: int = 0) -> int:
     """Damage the file of a tiny data set again and again, and read it; return how often that succeeds."""
     arguments = cls.conformance(folder)[0]
-    with_objects = [{}] if cls is CocoPanopticDataset else [{}, {"instances": "polygons", "background": None}]
+    with_objects: list[dict[str, Any]] = [{}, {"instances": "polygons"}]
+    if cls is not CocoPanopticDataset:
+        with_objects[1]["background"] = None
     file = folder / SETS[cls]
     data, rng, read = file.read_bytes(), np.random.default_rng(seed), 0
     for number in range(count):

@@ -354,6 +354,15 @@ def test_segments_become_classes(tmp_path: Path, arguments: Any, classes: Any, r
     assert panoptic(tmp_path).palette == ((1, 2, 3), (4, 5, 6))
 
 
+def test_segments_of_things_are_objects(tmp_path: Path) -> None:
+    sample = panoptic(tmp_path, instances="polygons", kinds="things")[0]
+    assert sample["classes"].array.tolist() == [0, 0]
+    assert sample["crowd"].array.tolist() == [False, True]
+    assert sample["boxes"].array.tolist() == [[0, 0, 1, 2], [1, 0, 2, 2]]
+    assert sample["instances"].masks(sample.size).sum((0, 1)).tolist() == [2, 2]
+    assert panoptic(tmp_path, instances="boxes", classes=["sky"])[0]["boxes"].count == 0
+
+
 def test_segments_that_are_not_listed(tmp_path: Path) -> None:
     dataset = panoptic(tmp_path)
     image.write(tmp_path / "a/a.png", np.full((2, 4, 3), 9, np.uint8))

@@ -15,6 +15,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.sample import Sample
 from segplug_datasets.annotations.coco import CocoInstanceDataset
 from segplug_datasets.annotations.coco_keypoints import CocoKeypointDataset
+from segplug_datasets.annotations.coco_panoptic import CocoPanopticDataset
 from segplug_datasets.annotations.coco_writer import write_coco
 from segplug_datasets.annotations.cvat import CvatDataset
 from segplug_datasets.annotations.label_studio import LabelStudioDataset
@@ -25,19 +26,22 @@ from segplug_datasets.commands.coco import command
 
 SETS: list[Any] = [
     *(CocoInstanceDataset, CocoKeypointDataset, CvatDataset, LabelStudioDataset, LabelmeDataset),
-    *(NumberedMaskDataset, PennFudanDataset, YoloSegDataset),
+    *(NumberedMaskDataset, PennFudanDataset, YoloSegDataset, CocoPanopticDataset),
 ]
 
 
 @pytest.mark.parametrize("instances", ["polygons", "masks"])
 @pytest.mark.parametrize("cls", SETS)
 def test_objects_of_every_format_survive(cls: Any, instances: str, tmp_path: Path) -> None:
-    arguments = cls.conformance(tmp_path)[0] | {"instances": instances, "background": None}
+    arguments = cls.conformance(tmp_path)[0] | {"instances": instances}
+    if cls is not CocoPanopticDataset:
+        arguments["background"] = None
     if cls is CocoKeypointDataset:
         arguments |= {"crowds": True, "weights": None}
     dataset = cls(**arguments)
     written = write_coco(dataset, tmp_path / "out.json")
-    read: Any = CocoInstanceDataset(tmp_path / "out.json", written["folder"], instances="masks", background=None)
+    options: Any = {"instances": "masks", "background": None, "crowd": "ignored"}
+    read: Any = CocoInstanceDataset(tmp_path / "out.json", written["folder"], **options)
     assert read.classes == dataset.classes
     if cls is LabelmeDataset and instances == "polygons":
         assert dataset[0]["instances"].polygons()[0][0].tolist() == [[1, 1], [9, 1], [9, 8]]

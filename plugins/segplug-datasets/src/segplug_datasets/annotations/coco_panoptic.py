@@ -15,6 +15,8 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets import image
 from segplug_datasets.annotations.coco import category_names, choose_images
+from segplug_datasets.annotations.numbered import numbered_regions
+from segplug_datasets.annotations.objects import Instances, Shape, object_fields
 from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
 from segplug_datasets.files import ListedFiles
@@ -39,6 +41,8 @@ class CocoPanopticDataset(ListedFiles):
         others: The class of the categories that ``classes`` leaves out; ignored when None.
         crowd: Whether pixels of a crowd are labelled with its class, or ignored.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
+        instances: Adds the fields of objects, the segments of things, see `segplug_datasets.annotations.objects`: with
+            ``polygons``, with ``masks`` as bitmaps, or with ``boxes`` only; None adds none.
 
     Raises:
         DataError: When files are missing or damaged.
@@ -75,14 +79,17 @@ class CocoPanopticDataset(ListedFiles):
         others: str | None = None,
         crowd: Literal["ignored", "class"] = "class",
         indices: int | Sequence[int] | None = None,
+        instances: Instances | None = None,
     ) -> None:
         root = resolve(data_root)
         path, folder = resolve(root, ann_file), resolve(root, images)
         chosen = resolve(root, ids) if ids is not None else None
-        self.data_root, self._crowd = str(root), crowd
+        self.data_root, self._crowd, self._instances = str(root), crowd, instances
         found = scan_object(path, {"images": _image, "annotations": _annotation, "categories": dict})
         self._records, listed = found["annotations"]
-        labels, self._class_ids = _labels(decode_texts(found["categories"][1]), path, kinds, classes, palette, others)
+        categories = decode_texts(found["categories"][1])
+        labels, self._class_ids = _labels(categories, path, kinds, classes, palette, others)
+        self._things = {category["id"] for category in categories if category.get("isthing", 1)}
         numbers = take(_numbers(found["images"][1], listed, chosen, path), indices)
         names = decode_texts(dict(found["images"][1]))
         truths = find_named(
@@ -103,13 +110,26 @@ class CocoPanopticDataset(ListedFiles):
         codes = raw.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         (record,) = self._records.load([self._numbers[mask_path]])
         with as_data_error(self._records.path):
-            table = {0: IGNORE} | {int(one["id"]): self._class_id(one) for one in record["segments_info"] or ()}
+            segments = {int(one["id"]): one for one in record["segments_info"] or ()}
+            table = {0: IGNORE} | {number: self._class_id(one) for number, one in segments.items()}
         known = np.array(sorted(table))
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)
         if (known[place] != codes).any():
             strange = np.unique(codes[known[place] != codes])[:5].tolist()
             raise DataError(f"segments {strange} are not in {self._records.path}", mask_path)
         sample["seg"] = LabelMap(np.array([table[code] for code in known.tolist()], np.uint8)[place])
+        if self._instances is not None:
+            sample.fields |= object_fields(self._objects(codes, segments), sample.size, self._instances)
+
+    def _objects(self, codes: np.ndarray, segments: dict[int, dict[str, Any]]) -> list[tuple[Shape, int]]:
+        """Return the segments of things that have a class, and their class ids."""
+        objects = []
+        for number, region in numbered_regions(codes).items():
+            category = segments[number]["category_id"]
+            class_id = self._class_ids[category] if category in self._things else IGNORE
+            if class_id != IGNORE:
+                objects.append((Shape(None, region, crowd=bool(segments[number].get("iscrowd"))), class_id))
+        return objects
 
     def _class_id(self, segment: dict[str, Any]) -> int:
         if segment.get("iscrowd") and self._crowd == IGNORED:
