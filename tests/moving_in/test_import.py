@@ -250,7 +250,7 @@ def test_views_of_tests_are_noted_unless_they_are_the_usual_ones(tmp_path: Path)
         assert all(part in note for part, note in zip(found, notes))
 
 
-def test_a_python_file_and_a_checkpoint_are_a_predictor(tmp_path: Path) -> None:
+def test_a_config_and_a_checkpoint_are_a_predictor(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from segkernel import Predictor
     from segkernel.loading import make_model
@@ -263,5 +263,9 @@ def test_a_python_file_and_a_checkpoint_are_a_predictor(tmp_path: Path) -> None:
     )
     model = make_model(load_config(str(path)), pretrained=False)
     torch.save({"state_dict": model.state_dict(), "meta": {"CLASSES": ("road", "crack")}}, weights)
-    predicted = Predictor(str(path), weights)(np.zeros((32, 48, 3), np.uint8))
-    assert predicted.labels.shape == (32, 48)
+    (tmp_path / "mine.json").write_text(f'{{"_base_": "{path}", "model": {{}}}}')
+    for config in (path, tmp_path / "mine.json"):
+        predicted = Predictor(config, weights)(np.zeros((32, 48, 3), np.uint8))
+        assert predicted.labels.shape == (32, 48)
+    profiled = CliRunner().invoke(cli, ["profile", str(path), "--shape", "32x48"])
+    assert profiled.exit_code == 0, profiled.exception

@@ -115,7 +115,7 @@ def load_model(
             return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device, trust)
     config = load_config(source, overrides)
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
-    named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml", ".py")) and not changed
+    named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml", ".json", ".py")) and not changed
     return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device, trust)
 
 
@@ -144,7 +144,7 @@ def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: b
 def _is_model_file(path: Path) -> bool:
     """Whether this is a checkpoint or an exported file, not a config or a config's name, which may have dots."""
     suffix = path.suffix.lower()
-    if suffix in ("", ".yaml", ".yml", ".py"):
+    if suffix in ("", ".yaml", ".yml", ".json", ".py"):
         return False
     return suffix in checkpoint.SUFFIXES or path.is_file() or _exporter_of(suffix, None, Catalog.discover()) is not None
 

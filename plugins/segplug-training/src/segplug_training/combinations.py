@@ -129,4 +129,4 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def source_of(config: str) -> str:
     """Return a short name of a config, for the sweep's folder."""
-    return Path(config).stem if config.endswith((".yaml", ".yml")) else config
+    return Path(config).stem if Path(config).is_file() else config

@@ -82,9 +82,10 @@ def _loaded(model: str, overrides: Sequence[str], device: str | None, trust: boo
     from segkernel import LocalEngine, Predictor, load_config
     from segkernel.inference import Preprocessor
     from segkernel.loading import make_model
+    from segplug_heads.configs.source import FILES
 
     path = Path(model)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() not in (".yaml", ".yml")):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() not in FILES):
         predictor = Predictor(model, device=device, overrides=overrides, trust=trust, optimize=False)
         network, chosen = predictor.model, predictor.device
         data: dict[str, Any] = (predictor.config.get("data") if predictor.config else None) or {}

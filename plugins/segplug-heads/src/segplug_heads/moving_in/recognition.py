@@ -10,9 +10,6 @@ from segkernel.config.text import read_mapping
 from segplug_heads.moving_in.limits import MOST_BYTES
 from segplug_heads.moving_in.marking import as_list
 
-SUFFIXES = (".py", ".yaml", ".yml", ".json")
-"""Suffixes of config files."""
-
 SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "optim_wrapper", "param_scheduler")
 """Names that tell that a file is a config of MMSegmentation 1.x."""
 

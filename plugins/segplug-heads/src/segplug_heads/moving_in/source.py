@@ -10,9 +10,10 @@ from pathlib import Path
 from segkernel.catalog import Catalog
 from segkernel.config.layers import Layers
 from segkernel.errors import ConfigError, Problem
+from segplug_heads.configs.source import FILES
 from segplug_heads.configs.zoo import find_zoos
 from segplug_heads.former_names import GUIDE
-from segplug_heads.moving_in.recognition import SUFFIXES, is_theirs
+from segplug_heads.moving_in.recognition import is_theirs
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class FormerConfigs:
             ConfigError: There is no such file.
         """
         path = Path(name)
-        if path.suffix not in SUFFIXES or "::" in name:
+        if path.suffix not in FILES or "::" in name:
             return None
         if path.suffix == ".py" and not path.exists():
             raise ConfigError(self._no_file(path, asked))
