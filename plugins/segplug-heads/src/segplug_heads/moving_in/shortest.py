@@ -128,8 +128,10 @@ def _schedule(sections: MarkedDict, zoos: list[Zoo]) -> str:
     batch, length = batch if isinstance(batch, int) else 8, length if isinstance(length, int) else 80_000
     parts = {name: part for zoo in zoos for name, part in read_schedules(zoo, []).items()}
     batches = {name: part.get("optim", {}).get("batch_size") for name, part in parts.items()}
-    layouts = {name: size for name, size in batches.items() if size}
-    lengths = {name: part["schedule"]["iterations"] for name, part in parts.items() if "schedule" in part}
+    # Of parts that can be combined, one has the batch size and the other the length.
+    layouts = {name: size for name, size in batches.items() if size and "schedule" not in parts[name]}
+    counted = {name: section(part, "schedule").get("iterations") for name, part in parts.items()}
+    lengths = {name: count for name, count in counted.items() if count and not batches[name]}
     if not (layouts and lengths):
         return ""
     layout = min(layouts, key=lambda name: (abs(layouts[name] - batch), not name.startswith("4x")))
