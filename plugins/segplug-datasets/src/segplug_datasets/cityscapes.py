@@ -47,9 +47,10 @@ class CityscapesDataset(BaseSegDataset):
 
     Args:
         data_root: Root folder of the data set.
+        data_prefix: Folders under ``data_root``; the training set's by default.
         instances: Adds the fields of objects: with ``polygons``, with ``masks`` as bitmaps, or with ``boxes`` only;
             None adds none.
-        options: Folders, classes and so on: the arguments of `BaseSegDataset`.
+        options: Classes, suffixes and so on: the arguments of `BaseSegDataset`.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired.
@@ -64,10 +65,11 @@ class CityscapesDataset(BaseSegDataset):
     def __init__(
         self,
         data_root: str | Path | None = None,
+        data_prefix: DataPrefix | None = None,
         instances: Instances | None = None,
         **options: Unpack[BaseSegArguments],
     ) -> None:
-        super().__init__(data_root, **options)
+        super().__init__(data_root, data_prefix, **options)
         self._instances = instances
 
     def _annotate(self, sample: Sample, mask_path: str) -> None:

@@ -379,9 +379,8 @@ class DataPrefix(TypedDict, total=False):
 
 
 class BaseSegArguments(TypedDict, total=False):
-    """The arguments of `BaseSegDataset` after ``data_root``."""
+    """The arguments of `BaseSegDataset` after ``data_prefix``."""
 
-    data_prefix: DataPrefix | None
     ann_file: FileName
     img_suffix: str | None
     seg_map_suffix: str | None
