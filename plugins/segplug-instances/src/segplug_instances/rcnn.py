@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+import segkernel.weights
 from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, ExportError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Backbone, Features, Neck, Segmentor, TestConfig
 from segkernel.interfaces.spec import Spec
 from segkernel.sample import Targets
-from segkernel.weights import load_pretrained
 from segplug_instances.box_head import BoxHead
 from segplug_instances.conventions import ConventionName, convention_of
 from segplug_instances.ground_truth import ground_truths
@@ -113,7 +113,7 @@ class RCNN(Segmentor):
         classes = num_classes if box_head else 1
         self.output = (output or Spec(Instances))(classes=classes, convention=convention)
         self.outputs = {"seg": self.output}
-        load_pretrained(self)
+        segkernel.weights.load_pretrained(self)
 
     def extract_features(self, images: Tensor) -> tuple[Features, Size]:
         """Return the feature maps of images, finest first, and height and width of the images padded for them."""
