@@ -120,3 +120,18 @@ def test_a_predictor_optimises_on_request_and_leaves_a_built_module_alone(net: N
     assert plain.model is fast.model is net
     assert torch.equal(fast(image).labels, wanted)
     assert norms(net) == 6
+
+
+def test_holes_in_the_heap_are_given_up_when_it_is_loaded_and_before_the_second_pass(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("segplug_deploy.inference.give_up_holes", lambda: calls.append(None))
+    faster = optimize_for_inference(net)
+    counts = [len(calls)]
+    for _ in range(3):
+        faster(IMAGES)
+        counts.append(len(calls))
+    assert counts == [1, 1, 2, 2]
+    optimize_for_inference(net, memory=False)
+    assert len(calls) == 2

@@ -19,6 +19,8 @@ LARGE = 1 << 21
 """Elements from which a map is computed in strips."""
 STRIP, MIN_ROWS = 1 << 21, 32
 """Elements of the largest map of a strip, and rows of its result: neighbouring strips compute some rows twice."""
+MAX_WEIGHTS = 1_250_000
+"""Weights of a layer that are read for each strip."""
 Rows = tuple[int, int]
 
 
@@ -46,7 +48,8 @@ class ConvChain(nn.Module):
         for layer in self.layers:
             part.append(layer)
             size = _size(layer, size)
-            if len(input) * layer.out_channels * size[0] * size[1] <= LARGE:
+            # Many weights would take longer to read for each strip.
+            if len(input) * layer.out_channels * size[0] * size[1] <= LARGE or layer.weight.numel() > MAX_WEIGHTS:
                 yield part
                 part = []
         if part:

@@ -71,9 +71,23 @@ def optimize_for_inference(
     if memory and on_cpu:
         keep_freed_memory()
         give_up_holes()
+        if is_deep and not compile:
+            next(faster.children()).register_forward_pre_hook(_SecondPass())
     if compile:
         faster.predict = torch.compile(faster.predict)
     return faster
+
+
+class _SecondPass:
+    """A hook that gives up holes again before the second pass: the first one leaves what oneDNN caches between maps."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, module: nn.Module, arguments: Any) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            give_up_holes()
 
 
 def _copy(model: Any) -> tuple[Any, bool]:

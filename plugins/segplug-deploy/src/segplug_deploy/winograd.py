@@ -33,7 +33,7 @@ BLOCK = 256
 PLAIN: Any = (0, 0), (1, 1), (1, 1)
 """Padding, stride and dilation of the products."""
 GROWTH, MAX_WEIGHTS = 4, 5_000_000
-"""Transformed weights per weight, and of a layer; they stay in memory."""
+"""Transformed weights per weight, and of a layer, unless its input and result are larger; they stay in memory."""
 MIN_PIXELS = 256
 """For fewer results, reading the transformed weights takes longer than multiplying by the others."""
 MIN_CHANNELS, MIN_CHANNELS_BOTH = 32, 64
@@ -44,9 +44,8 @@ Weights = list[tuple[Tensor, Tensor]]
 
 
 def pays(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is dense, 3x3 with stride 1, and of enough channels, but not too many."""
-    fits = (conv.kernel_size, conv.stride, conv.groups) == ((3, 3), (1, 1), 1)
-    return fits and _channels(conv) >= MIN_CHANNELS and conv.weight.numel() * GROWTH <= MAX_WEIGHTS
+    """Whether a convolution is dense, 3x3 with stride 1, and of enough channels."""
+    return (conv.kernel_size, conv.stride, conv.groups) == ((3, 3), (1, 1), 1) and _channels(conv) >= MIN_CHANNELS
 
 
 def _channels(conv: nn.Conv2d) -> float:
@@ -68,7 +67,7 @@ class WinogradConv2d(OneDNNConv2d):
         return _channels(self) >= MIN_CHANNELS_BOTH
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() != 4 or not runs_in_onednn(input, self.weight):
+        if input.dim() != 4 or not runs_in_onednn(input, self.weight) or self._is_too_large(input):
             return super().forward(input)
         weights = self.transformed or self.transform()  # also for a small image: the first one is that of the check
         if not self._is_faster(input):
@@ -91,6 +90,10 @@ class WinogradConv2d(OneDNNConv2d):
         sides = zip(input.shape[2:], cast("tuple[int, int]", self.padding), self.dilation, strict=True)
         return [length + 2 * (padding - step) for length, padding, step in sides]
 
+    def _is_too_large(self, input: Tensor) -> bool:
+        elements = input.numel() + len(input) * self.out_channels * math.prod(self._size(input))
+        return GROWTH * self.weight.numel() > max(elements, MAX_WEIGHTS)
+
     def _is_faster(self, input: Tensor) -> bool:
         size = self._size(input)
         return min(size) > 0 and len(input) * math.prod(size) >= MIN_PIXELS
@@ -107,7 +110,8 @@ class WinogradConv2d(OneDNNConv2d):
         (top, left), (height, width) = before, results.shape[:2]
         channels = max(self.in_channels, min(self.out_channels, BLOCK))
         values = width * channels * (9 if self.both else 6)  # of a row of tiles
-        rows = max(STRIP // values, 1) * TILE
+        # Each strip reads all weights.
+        rows = max(max(STRIP, GROWTH * self.weight.numel() // 4) // values, 1) * TILE
         strips = -(-height // rows)
         rows = -(-height // (strips * TILE)) * TILE
         for start in range(0, height, rows):
