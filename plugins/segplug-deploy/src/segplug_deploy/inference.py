@@ -72,7 +72,7 @@ def optimize_for_inference(
         keep_freed_memory()
         give_up_holes()
         if is_deep and not compile:
-            next(faster.children()).register_forward_pre_hook(_SecondPass())
+            next(faster.children(), faster).register_forward_pre_hook(_SecondPass())
     if compile:
         faster.predict = torch.compile(faster.predict)
     return faster
