@@ -92,8 +92,10 @@ def test_import_writes_the_config_and_run_reads_the_file(tmp_path: Path, monkeyp
     assert "SOLVER.MAX_ITER=90000: training counts epochs" in done.output
     assert "#   e2e_mine.yaml:12: SOLVER.MAX_ITER=90000" in (tmp_path / "mine.yaml").read_text()
     assert load_config("mine.yaml").data == load_config("e2e_mine.yaml").data
+    assert CliRunner().invoke(cli, ["import", "e2e_mine.yaml"]).exit_code == 0  # not into the file itself
+    assert Path("e2e_mine_imported.yaml").read_bytes() == Path("mine.yaml").read_bytes()
     again = CliRunner().invoke(cli, ["import", "e2e_mine.yaml"])
-    assert "e2e_mine.yaml exists; -o FILE" in str(again.exception)
+    assert "e2e_mine_imported.yaml exists; -o FILE" in str(again.exception)
 
 
 def test_options_without_effect_are_listed_with_their_lines(tmp_path: Path) -> None:

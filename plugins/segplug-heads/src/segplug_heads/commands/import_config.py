@@ -11,7 +11,10 @@ import click
 @click.command("import")
 @click.argument("config", type=click.Path(path_type=Path), help="The file: Python, YAML or JSON, of 0.x or 1.x.")
 @click.option(
-    "-o", "--output", metavar="FILE", help="The file to write; - prints it. [default: the config's name, with .yaml]"
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="The file to write; - prints it. [default: the config's name, with .yaml or _imported.yaml]",
 )
 @click.option("--full", is_flag=True, help="Write every value instead of a packaged base and what differs.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -45,7 +48,8 @@ def command(
     from segplug_heads.moving_in.importing import import_config
     from segplug_heads.moving_in.written import written
 
-    target = Path(output or f"{config.stem}.yaml")
+    own = Path(f"{config.stem}.yaml").absolute() == config.absolute()  # a YAML file in the current folder
+    target = Path(output or f"{config.stem}{'_imported' if own else ''}.yaml")
     if output != "-" and target.exists() and not force:
         raise UsageError(f"{target} exists; -o FILE writes another file, --force replaces it")
     other = _of_other_format(config, full)
