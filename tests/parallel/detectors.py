@@ -18,7 +18,7 @@ from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine
 from segkernel.sample import Batch, Targets
 
-STEPS, IMAGES, SIZE = 4, 4, (64, 96)
+STEPS, IMAGES, SIZE = 2, 4, (64, 96)
 EVERY = 100_000  # more than there are anchors or proposals
 SPEC: dict[str, Any] = {
     "type": "RCNN",

@@ -171,7 +171,7 @@ def test_two_ranks_teach_a_detector_what_one_does(tmp_path: Path) -> None:
     process = Forked([LAUNCH, 2, HERE / "detectors.py", file], tmp_path)
     assert process.wait() == 0, process.err()[-3000:]
     for name, value in torch.load(file).items():
-        assert float((value - expected[name]).abs().max()) < 1e-5, name
+        assert float((value - expected[name]).abs().max()) < 1e-4, name  # 5e-3 if each rank divides by its own numbers
 
 
 class LaunchedRun:

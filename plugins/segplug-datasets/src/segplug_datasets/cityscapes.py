@@ -72,8 +72,7 @@ class CityscapesDataset(BaseSegDataset):
         super().__init__(data_root, data_prefix, **options)
         self._instances = instances
 
-    def _annotate(self, sample: Sample, mask_path: str) -> None:
-        super()._annotate(sample, mask_path)
+    def _add_objects(self, sample: Sample, mask_path: str) -> None:
         if self._instances is not None:
             path = f"{mask_path.removesuffix(self.folders.mask_suffix)}_gtFine_instanceIds.png"
             sample.fields |= object_fields(self._objects(sample, path), sample.size, self._instances)

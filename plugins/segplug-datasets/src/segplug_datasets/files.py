@@ -78,12 +78,16 @@ class ListedFiles(Labelled):
         sample = Sample(image=image.read(path), meta={"path": path, "name": name})
         if mask_path is not None:
             self._annotate(sample, mask_path)
+            self._add_objects(sample, mask_path)
             sample.meta["mask_path"] = mask_path
         return sample
 
     def _annotate(self, sample: Sample, mask_path: str) -> None:
         """Add the contents of the label file."""
         sample["seg"] = LabelMap(self._reader.read(sample, mask_path))
+
+    def _add_objects(self, sample: Sample, mask_path: str) -> None:
+        """Add the objects of a file beside the label file; there are none here."""
 
 
 class PairedFiles(ListedFiles):
