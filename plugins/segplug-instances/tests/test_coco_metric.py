@@ -107,6 +107,17 @@ def test_results_are_written_as_coco_reads_them(tmp_path: Path) -> None:
     assert own["segmentation"] == run_lengths(prediction["seg"]["masks"].numpy()[:1], (60, 80))[0]
 
 
+@pytest.mark.parametrize(("meta", "ids"), [({}, (1, 2, 3)), ({"category_ids": (7, 18, 90)}, (7, 18, 90))])
+def test_results_have_the_category_ids_of_the_data_set(tmp_path: Path, meta: dict[str, Any], ids: Any) -> None:
+    metric = COCOMetric(classes=CLASSES, results_file=tmp_path / "results.json", format_only=True)
+    prediction, target = image(1)
+    prediction.meta |= meta
+    metric.update(prediction, target)
+    metric.compute()
+    found = [entry["category_id"] for entry in json.loads((tmp_path / "results.json").read_text())]
+    assert found == sorted(ids[label] for label in prediction["seg"]["labels"])
+
+
 def test_polygons_are_rasterised_as_by_coco_and_objects_without_one_are_empty() -> None:
     square = np.array([[2, 1], [6, 1], [6, 5], [2, 5]], np.float32)
     polygons = {

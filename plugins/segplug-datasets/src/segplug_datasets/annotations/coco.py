@@ -41,7 +41,7 @@ class CocoInstanceDataset(ShapeDataset):
 
     With ``instances``, samples have the fields of objects, crowds included, but for those marked ``ignore`` and those
     whose area is 0; and ``keypoints``, if a category has them. COCO's keypoints are pixel indices, so 0.5 is added:
-    (0, 0) is the outer corner of the first pixel here. ``category_ids`` has the file's id of each class,
+    (0, 0) is the outer corner of the first pixel here. ``category_ids``, also in ``meta``, has the id of each class,
     ``meta["image_id"]`` that of the image; ``skeleton`` lists pairs of keypoints.
 
     Args:
@@ -119,7 +119,7 @@ class CocoInstanceDataset(ShapeDataset):
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
         require_declared(sample, [size or None for size in key[2:4].tolist()], self._records.path)
-        sample.meta["image_id"] = self._image_ids[key[4]]
+        sample.meta |= {"image_id": self._image_ids[key[4]], "category_ids": self.category_ids}
         return [self._shape(annotation, sample.size) for annotation in self._load(key)]
 
     def _read_skeleton(self, categories: list[dict[str, Any]]) -> None:

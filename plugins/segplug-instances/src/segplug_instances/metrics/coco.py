@@ -50,7 +50,7 @@ class COCOMetric:
         sigmas: Standard deviation of each keypoint, relative to the object's scale; COCO's 17 when None.
         results_file: JSON file for all detections in COCO's form.
         image_ids: Image ids of the file: the meta entry of a sample that has them, or its index when None.
-        category_ids: Category ids of the file, one for each class; 1, 2, ... when None.
+        category_ids: Category ids of the file, one for each class; those of COCO's data sets, else 1, 2, ... when None.
         format_only: Only write ``results_file``; nothing is measured, and the images need no annotations.
 
     Raises:
@@ -98,7 +98,8 @@ class COCOMetric:
         self._images += 1
         if self.results_file is not None:
             image_id = prediction.meta.get(self.image_ids or "index", number)
-            self._results += results_of(found, image_id, self.category_ids)
+            ids = self.category_ids or prediction.meta.get("category_ids") or range(1, len(self._names()) + 1)
+            self._results += results_of(found, image_id, ids)
         if not self.format_only:
             self._match(found, {name: _plain(target[name]) for name in target}, number, prediction.meta)
 

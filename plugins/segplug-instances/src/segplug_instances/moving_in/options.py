@@ -211,7 +211,9 @@ class Options(Mapping[str, Any]):
 
     def notes(self) -> list[str]:
         """Return a line for each option of the file that has no effect."""
-        unread = {name: NO_EFFECT[name] for name in self.given if name in NO_EFFECT and name not in DEFAULTS}
+        # Of the data set of training the year is read, so that it has a default.
+        named = (name for name in self.given if name not in DEFAULTS or name == "TRAIN.DATASETS")
+        unread = {name: NO_EFFECT[name] for name in named if name in NO_EFFECT}
         return [f"{self._where(name)}{name}={summarize(self.given[name])}: {why}" for name, why in unread.items()]
 
     def problem(self, name: str, message: str, hint: str = "") -> ConfigError:

@@ -64,6 +64,7 @@ class DetectorFormat(WeightFormat):
         place, own = _place_of(module) or "", module.state_dict()
         self._warn_of_convention(module)
         converted: Weights = {}
+        ignored: list[str] = []
         for key, value in weights.items():
             name = self.rename(key, weights)
             places = [each.removeprefix(place) for each in _places(name) if each.startswith(place)]
@@ -73,6 +74,9 @@ class DetectorFormat(WeightFormat):
                 }
             elif not re.search(self.ignored, key):
                 converted[key] = value
+            else:
+                ignored.append(key)
+        self._tell(converted, ignored)
         return _with_statistics(converted, own)
 
     def rename(self, key: str, weights: Weights) -> str:
@@ -97,6 +101,12 @@ class DetectorFormat(WeightFormat):
         if name.startswith("mask_head.mask_logits.") and len(value) > 1:  # not for masks that know no class
             return value[1:]
         return value
+
+    def _tell(self, taken: Weights, ignored: Sequence[str]) -> None:
+        kinds = sorted({key.rpartition("_")[2] if "_momentum" in key else key for key in ignored})
+        shown = ", ".join(kinds[:4]) + (f" and {len(kinds) - 4} more" if len(kinds) > 4 else "")
+        rest = f"; not needed: {len(ignored)} ({shown})" if ignored else ""
+        log.info("weights read by %s: %d tensors taken%s", type(self).__name__, len(taken), rest)
 
     def _warn_of_convention(self, module: Any) -> None:
         convention = getattr(module, "convention", None)
