@@ -80,7 +80,7 @@ def pack(outputs: Mapping[str, Output], raw: Mapping[str, Any]) -> dict[str, dic
 def _parts(name: str, output: Output, raw: Any) -> dict[str, Tensor]:
     if not hasattr(output, "pack"):
         return {name: raw}
-    prefix = "" if name == "seg" else f"{name}_"
+    prefix = _prefix(name)
     return {prefix + part: tensor for part, tensor in output.pack(raw).items()}
 
 
@@ -88,5 +88,9 @@ def unpack(name: str, output: Output, tensors: Mapping[str, Tensor]) -> Any:
     """Return the raw values of an output from its tensors, by their names in a file."""
     if not hasattr(output, "unpack"):
         return tensors[name]
-    prefix = "" if name == "seg" else f"{name}_"
-    return output.unpack({part.removeprefix(prefix): tensor for part, tensor in tensors.items()})
+    return output.unpack({part.removeprefix(_prefix(name)): tensor for part, tensor in tensors.items()})
+
+
+def _prefix(name: str) -> str:
+    """Return what stands before the names of the tensors of an output."""
+    return "" if name == "seg" else f"{name}_"

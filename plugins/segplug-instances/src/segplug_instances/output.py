@@ -22,11 +22,12 @@ from segkernel.interfaces.output import Output
 from segkernel.labels import Color
 from segplug_instances import pictures
 from segplug_instances.boxes import clip, from_convention, iou, sides
-from segplug_instances.conventions import Convention, ConventionName, convention_of
+from segplug_instances.conventions import DETECTRON, Convention, ConventionName, convention_of
 from segplug_instances.keypoint_maps import decode_keypoints
-from segplug_instances.nms import SoftNMSMethod, VotedScore, box_voting, nms, soft_nms
+from segplug_instances.nms import SoftNMSMethod, VotedScore
 from segplug_instances.paste import paste
-from segplug_instances.results import detections
+from segplug_instances.results import BoxVoting, SoftNMS, detections
+from segplug_instances.transforms import resized
 
 Raw = list[dict[str, Tensor]]
 Points = tuple[NonNegativeInt, NonNegativeInt]
@@ -38,8 +39,6 @@ PERSON_SKELETON = (
     *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
 """The connected points of COCO's persons."""
-_NO_NMS = 2.0
-"""An IoU that no two boxes have."""
 _LEAST_SHOWN = {"logit": 2.0, "map": 0.05, "resized": 0.0}
 """Score of a keypoint above which pictures show it, by `Convention.keypoint_score`."""
 
@@ -105,31 +104,13 @@ class Instances(Output):
             size: Height and width to which boxes are cut.
         """
         options = (self.score_threshold, self.nms_threshold, self.limit, self.rules)
-        if self.soft_nms is None and self.box_voting is None:
-            return detections(boxes, scores, size, *options)
-        boxes, scores, labels, rows = detections(boxes, scores, size, self.score_threshold, _NO_NMS, 0, self.rules)
-        found = [self._of_class(boxes, scores, (labels == label).nonzero()[:, 0]) for label in labels.unique()]
-        if not found:
-            return boxes, scores, labels, rows
-        boxes, scores, kept = (torch.cat(part) for part in zip(*found))
-        labels, rows = labels[kept], rows[kept]
-        by_class = one_hot(labels, self.classes + 1) * scores[:, None]
-        boxes, scores, labels, kept = detections(boxes[:, None], by_class, size, 0.0, _NO_NMS, self.limit, self.rules)
-        return boxes, scores, labels, rows[kept]
-
-    def _of_class(self, boxes: Tensor, scores: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes, scores and rows of the objects of one class, whose boxes are the rows ``group``."""
-        boxes, scores = boxes[group], scores[group]
-        if self.soft_nms is None:
-            kept = nms(boxes, scores, self.nms_threshold, self.rules)
-            new = scores[kept]
-        else:
-            options = (self.nms_threshold, self.rules, self.soft_nms, self.soft_nms_sigma)
-            kept, new = soft_nms(boxes, scores, *options)
-        found = boxes[kept]
+        soft: SoftNMS | None = None
+        if self.soft_nms is not None:
+            soft = {"method": self.soft_nms, "sigma": self.soft_nms_sigma}
+        voting: BoxVoting | None = None
         if self.box_voting is not None:
-            found, new = box_voting(found, new, boxes, scores, self.box_voting, self.rules, self.voted_score)
-        return found, new, group[kept]
+            voting = {"threshold": self.box_voting, "scoring": self.voted_score}
+        return detections(boxes, scores, size, *options, soft, voting)
 
     def resize(self, raw: Raw, old: Size, new: Size) -> Raw:
         def resized(image: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -216,11 +197,8 @@ class Instances(Output):
     def _factors(self, old: Size, new: Size) -> tuple[float, float]:
         """Return what x and y are multiplied by."""
         if self.resize_rule is not None:
-            shortest, longest = self.resize_rule
-            factor = shortest / min(new)
-            if round(factor * max(new)) > longest:
-                factor = longest / max(new)
-            if tuple(old) == tuple(round(side * factor) for side in new):
+            size, factor = resized(new, *self.resize_rule, DETECTRON)
+            if tuple(old) == size:
                 return 1 / factor, 1 / factor
         return new[1] / old[1], new[0] / old[0]
 
