@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -25,9 +25,15 @@ KEPT = 3_000_000
 """Weights with fewer values are drawn once and cached: many models share the same ResNet, but no larger weights."""
 
 
-def fill(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict with the keys, shapes and types of ``state`` and the golden values."""
-    return {key: _filled(key, value) for key, value in state.items()}
+def fill(state: Mapping[str, Tensor], keep: Collection[str] = (), norm_gain: float = 1.0) -> dict[str, Tensor]:
+    """Return a state dict with the keys, shapes and types of ``state`` and the golden values.
+
+    Args:
+        state: Keys, shapes, types, and the values of what is not drawn.
+        keep: Keys that keep their values.
+        norm_gain: Factor of the scales of norms, for families whose activations would grow without bound.
+    """
+    return {key: value.clone() if key in keep else _filled(key, value, norm_gain) for key, value in state.items()}
 
 
 def inputs(shape: tuple[int, ...], seed: int = 1234) -> Tensor:
@@ -48,14 +54,27 @@ def edges(batch: int, height: int, width: int) -> Tensor:
     return torch.from_numpy((np.random.RandomState(777).uniform(size=(batch, height, width)) < 0.1).astype(np.int64))
 
 
-def _filled(key: str, value: Tensor) -> Tensor:
+def gradient_probe(index: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the weights of an output in ``sum(mean(output * weights))``, the scalar of models without labels."""
+    return torch.from_numpy(np.random.RandomState(2024 + index).standard_normal(shape).astype(np.float32))
+
+
+def fingerprint(values: Tensor) -> float:
+    """Return one number that depends on every element: the projection on a random direction."""
+    direction = np.random.RandomState(99).standard_normal(tuple(values.shape))
+    return float((values.double().numpy() * direction).sum() / np.linalg.norm(direction))
+
+
+def _filled(key: str, value: Tensor, norm_gain: float) -> Tensor:
     leaf = key.rsplit(".", 1)[-1].lower()
     if not value.is_floating_point():
         return torch.zeros_like(value) if leaf == "num_batches_tracked" else value.clone()
     if leaf in BUILT:
         return value.clone()
     drawn = _draw_and_keep if value.numel() < KEPT else _draw
-    return drawn(key, tuple(value.shape), value.dtype)
+    filled, shape = drawn(key, tuple(value.shape), value.dtype), tuple(value.shape)
+    is_norm_weight = leaf != "running_var" and _scale_and_shift(key, leaf, shape)[1] == 1.0
+    return filled * norm_gain if is_norm_weight and norm_gain != 1.0 else filled
 
 
 @functools.lru_cache(maxsize=512)
