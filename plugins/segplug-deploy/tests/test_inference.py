@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from segkernel import Predictor
 from segkernel.interfaces.model import PixelClasses, Segmentor
+from segplug_deploy.formats.torchscript import TorchScriptExporter
 from segplug_deploy.inference import fold_batch_norms, optimize_for_inference
 from segplug_deploy.labels import FastPixelClasses
 
@@ -76,6 +78,35 @@ def test_logits_are_equal_and_the_model_is_left_as_it_is(net: Net, off: str | No
     assert norms(faster) == (4 if options.get("fold", True) else 6)
     assert type(faster.outputs["seg"]) is (FastPixelClasses if options.get("labels", True) else PixelClasses)
     assert faster(IMAGES).is_contiguous(memory_format=torch.channels_last) == options.get("channels_last", True)
+
+
+class Branches(nn.Module):
+    """Two convolutions whose results are added, and the one that they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)
+
+    def fused(self) -> nn.Module:
+        conv = nn.Conv2d(8, 8, 3, padding=1)
+        conv.weight, conv.bias = nn.Parameter(self.a.weight + self.b.weight), nn.Parameter(self.a.bias + self.b.bias)
+        return conv
+
+
+@torch.no_grad()
+def test_branches_are_fused_in_a_copy(net: Net, tmp_path: Path) -> None:
+    net.stem.append(Branches())
+    before = net(IMAGES)
+    faster = optimize_for_inference(net, onednn=False)
+    assert {type(net.stem[3]), type(faster.stem[3])} == {Branches, nn.Conv2d}
+    assert (faster(IMAGES) - before).abs().max() <= 1e-5 * before.abs().max()
+    TorchScriptExporter(dynamic=False).export(net, tmp_path / "net.pt", IMAGES[:1])
+    names = torch.jit.load(tmp_path / "net.pt").state_dict()
+    assert any(name.endswith("stem.3.weight") for name in names)
+    assert not any("stem.3.a." in name for name in names)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Exporter, Segmentor, TestConfig
 from segplug_deploy.certificate import Certificate, Evidence, certify, installed, weights_hash
+from segplug_deploy.fusion import fused_copy
 from segplug_deploy.graph import Graph, Interface
 from segplug_deploy.runtime import ExportedSegmentor, Shape, stored_metadata
 
@@ -168,7 +169,7 @@ class VerifiedExporter(Exporter):
         graph.name_tensors(example)
         stored = stored_metadata({**metadata, **self._described(model, graph, example)})
         with _temporary_folder(path) as temporary:
-            self._write(graph, temporary / path.name, example, stored, evidence)
+            self._write(fused_copy(graph), temporary / path.name, example, stored, evidence)
             certificate = self._certify(graph, temporary / path.name, example, evidence)
             certificate.write(temporary / f"{path.name}.json", path.name)
             _move(temporary, path)

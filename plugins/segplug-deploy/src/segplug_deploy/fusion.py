@@ -1,6 +1,7 @@
 """Modules of a model that are exchanged for faster ones, neighbours for a single one.
 
-    fold_batch_norms(model.eval())
+    fuse_modules(model.eval())
+    fold_batch_norms(model)
     use_onednn(model)
 
 Neighbours are found by running the model once on noise, and the result is checked by running it again.
@@ -8,10 +9,12 @@ Neighbours are found by running the model once on noise, and the result is check
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +32,41 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-2
 """Largest difference that a change may make, relative to the largest logit."""
+M = TypeVar("M", bound=nn.Module)
 Kinds = tuple[type[nn.Module], ...]
 Pairs = list[tuple[Any, Any]]
 """A module, and the one that alone uses its result."""
+
+
+def fuse_modules(model: nn.Module) -> int:
+    """Replace every module that has a method ``fused() -> nn.Module`` by its result; return their number.
+
+    Such a module is simpler in evaluation mode than in training: its parallel branches are one convolution (RepVGG,
+    MobileOne), or a low-rank update is added to its weight (LoRA). ``fused`` returns a new module with the same outputs
+    up to rounding, and leaves the original unchanged.
+
+    Args:
+        model: Changed in place, in evaluation mode; not itself replaced.
+    """
+    count = 0
+    for name, child in [*model.named_children()]:
+        fused: Any = getattr(child, "fused", None)
+        if callable(fused):
+            setattr(model, name, fused().eval())
+            count += 1
+        else:
+            count += fuse_modules(child)
+    return count
+
+
+def fused_copy(model: M) -> M:
+    """Return a copy after `fuse_modules`, with the parameters of the model where they do not change; the model itself
+    if there is nothing to fuse."""
+    if not any(callable(getattr(module, "fused", None)) for module in model.modules()):
+        return model
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+    fuse_modules(copied)
+    return copied
 
 
 def fold_batch_norms(model: nn.Module) -> int:
@@ -84,10 +119,10 @@ def chain_convolutions(model: nn.Module) -> int:
         following, later = dict(pairs), {second for _, second in pairs}
         new: dict[nn.Module, nn.Module] = {second: nn.Identity() for second in later}
         for first in following.keys() - later:
-            chain = [first]
-            while chain[-1] in following:
-                chain.append(following[chain[-1]])
-            new[first] = ConvChain(chain)
+            convolutions = [first]
+            while convolutions[-1] in following:
+                convolutions.append(following[convolutions[-1]])
+            new[first] = ConvChain(convolutions)
         return new
 
     # In evaluation mode they return their input.

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from segplug_deploy.allocator import give_up_holes, keep_freed_memory
-from segplug_deploy.fusion import chain_convolutions, fold_batch_norms, use_onednn
+from segplug_deploy.fusion import chain_convolutions, fold_batch_norms, fuse_modules, use_onednn
 from segplug_deploy.labels import fast_outputs
 from segplug_deploy.onednn import has_onednn
 
@@ -43,7 +43,8 @@ def optimize_for_inference(
     Args:
         model: A segmentor in evaluation mode; or one of an exported file, where only ``labels`` has an effect.
         device: Where it will run.
-        fold: Fold batch norms into the convolutions before them; logits are equal up to rounding.
+        fold: Fold batch norms into the convolutions before them, branches into one convolution, and adapters into the
+            weights (`segplug_deploy.fusion.fuse_modules`); logits are equal up to rounding.
         onednn: Let oneDNN compute convolutions, linear layers and the activations after them, in float32 on a CPU; the
             logits are equal up to rounding. None does on a CPU of the x86 family.
         winograd: With ``onednn``, compute 3x3 convolutions of many channels with fewer multiplications; their rounding
@@ -56,6 +57,7 @@ def optimize_for_inference(
     """
     faster, is_deep = _copy(model)
     if fold and is_deep:
+        fuse_modules(faster)
         fold_batch_norms(faster)
     on_cpu = torch.device(device).type == "cpu"
     if is_deep and (on_cpu and has_onednn() if onednn is None else onednn):
