@@ -6,6 +6,7 @@ What others compute is written out here as functions of their weights, in their 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +288,44 @@ def test_swin_of_new_timm_merges_at_the_start_of_a_stage() -> None:
     old, new = convert(swin(), their_swin(OFFICIAL)), convert(swin(), moved)
     assert new.format == "OfficialSwin"
     assert all(torch.equal(value, new.weights[name]) for name, value in old.weights.items())
+
+
+TRANSFORMERS_FILE = {
+    "patch_embed.projection": "embeddings.patch_embeddings.projection",
+    "patch_embed.norm": "embeddings.norm",
+    "stages": "encoder.layers",
+    "attn.w_msa.relative": "attention.self.relative",
+    "attn.w_msa.proj": "attention.output.dense",
+    "attn.w_msa": "attention.self",
+    "ffn.layers.0.0": "intermediate.dense",
+    "ffn.layers.1": "output.dense",
+    ".norm1": ".layernorm_before",
+    ".norm2": ".layernorm_after",
+    "norm3": "layernorm",
+}
+TRANSFORMERS_MEMORY = {
+    "attention.self.relative_position": "attention.relative_position_bias.relative_position",
+    "attention.self": "attention",
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_swin_of_transformers(in_memory: bool) -> None:
+    theirs = {}
+    for name, value in their_swin(TRANSFORMERS_FILE).items():
+        split = dict(zip(("query", "key", "value"), value.chunk(3), strict=True)) if ".qkv." in name else {"qkv": value}
+        theirs |= {name.replace(".qkv.", f".{part}."): each for part, each in split.items()}
+    if in_memory:
+        for old, new in TRANSFORMERS_MEMORY.items():
+            theirs = {f"swin.{name.removeprefix('swin.').replace(old, new)}": each for name, each in theirs.items()}
+        theirs = {re.sub(r"\.(query|key|value)\.", lambda m: f".{m[1][0]}_proj.", n): v for n, v in theirs.items()}
+    found, authors = convert(swin(), theirs), convert(swin(), their_swin(OFFICIAL))
+    assert found.format == "TransformersSwin"
+    assert found.weights.keys() == authors.weights.keys()
+    assert all(torch.equal(value, authors.weights[name]) for name, value in found.weights.items())
 
 
 def test_neighbours_are_merged_in_the_order_of_unfolding() -> None:

@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.stdc import OfficialSTDC as OfficialSTDC
     from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
+    from segplug_backbones.weight_formats.swin import TransformersSwin as TransformersSwin
     from segplug_backbones.weight_formats.torch_files import TorchCheckpoint as TorchCheckpoint
     from segplug_backbones.weight_formats.twins import MMPretrainTwins as MMPretrainTwins
     from segplug_backbones.weight_formats.twins import OfficialTwins as OfficialTwins
@@ -192,6 +193,7 @@ _HOMES = {
     "TorchvisionShuffleNetV2": ".weight_formats.plain",
     "TorchvisionSwin": ".weight_formats.swin",
     "TorchvisionVGG": ".weight_formats.plain",
+    "TransformersSwin": ".weight_formats.swin",
     "UNet": ".unet",
     "VGG": ".vgg",
     "VisionTransformer": ".vit",

@@ -96,6 +96,8 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
     from segplug_heads.weight_formats.clip import CLIPSAN as CLIPSAN
+    from segplug_heads.weight_formats.mask2former import Detectron2Mask2Former as Detectron2Mask2Former
+    from segplug_heads.weight_formats.mask2former import TransformersMask2Former as TransformersMask2Former
 # isort: on
 
 _HOMES = {
@@ -118,6 +120,7 @@ _HOMES = {
     "DepthEstimator": ".segmentors.depth_estimator",
     "DepthwiseSeparableASPPHead": ".heads.sep_aspp_head",
     "DepthwiseSeparableFCNHead": ".heads.sep_fcn_head",
+    "Detectron2Mask2Former": ".weight_formats.mask2former",
     "DiceCost": ".parts.matching",
     "DiceLoss": ".losses.dice_loss",
     "EMAHead": ".heads.ema_head",
@@ -176,6 +179,7 @@ _HOMES = {
     "SideAdapterCLIPHead": ".heads.san_head",
     "SoftDiceLoss": ".losses.soft_dice_loss",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
+    "TransformersMask2Former": ".weight_formats.mask2former",
     "TverskyLoss": ".losses.tversky_loss",
     "UNetHead": ".heads.unet_head",
     "UPerHead": ".heads.uper_head",

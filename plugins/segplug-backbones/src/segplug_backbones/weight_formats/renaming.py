@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from segkernel.interfaces.model import WeightFormat
@@ -30,6 +31,18 @@ def rename(weights: Weights, rules: Collection[Rule]) -> Weights:
             key = pattern.sub(replacement, key)
         renamed[key] = value
     return renamed
+
+
+def join_qkv(weights: Weights, joined: str = "qkv") -> Weights:
+    """Return the weights with the projections ``.q.``, ``.k.`` and ``.v.`` of one attention joined in this order."""
+    result = {}
+    for key, value in weights.items():
+        if ".q." in key:
+            value = torch.cat([weights[key.replace(".q.", f".{name}.")] for name in "qkv"])
+            key = key.replace(".q.", f".{joined}.")
+        if ".k." not in key and ".v." not in key:
+            result[key] = value
+    return result
 
 
 class Renaming(WeightFormat, ABC):
