@@ -3,7 +3,7 @@
     case = load("dinov2_small_hf")
     model = case.load_into(DINOv2("small"))          # the reference's weights through our weight formats, strictly
     outputs = model(case.images)
-    assert case.failures(dict(zip(case.outputs, outputs, strict=True))) == []
+    assert case.failures(case.named(outputs), model=model) == []
 
 The packed copies in ``newmodels/`` hold a few values of each output, and a projection of all of them (the fingerprint);
 ``SEGKERNEL_NEWMODELS`` is a folder of the full cases. Pack with ``python tests/parity/newmodels.py FOLDER``.
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +102,12 @@ class Case:
         model.load_state_dict(OrderedDict((key, value) for key, value in converted.items() if key in own), strict=True)
         # Some modules cache a table of their weights when they are switched to evaluation.
         return model.train().eval()
+
+    def named(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return feature maps (N, C, H, W) by the names of the reference's outputs, as (N, H, W, C) where its are."""
+        shapes = (self.facts["logits_stats"][name]["shape"] for name in self.outputs)
+        turned = (x if list(x.shape) == shape else x.permute(0, 2, 3, 1) for x, shape in zip(maps, shapes, strict=True))
+        return dict(zip(self.outputs, turned, strict=True))
 
     def failures(
         self, outputs: Mapping[str, Tensor], scores: Tensor | None = None, model: nn.Module | None = None

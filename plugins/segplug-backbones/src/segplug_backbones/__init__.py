@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from segplug_backbones.swin import swin_large as swin_large
     from segplug_backbones.swin import swin_small as swin_small
     from segplug_backbones.swin import swin_tiny as swin_tiny
+    from segplug_backbones.swin_v2 import SwinTransformerV2 as SwinTransformerV2
     from segplug_backbones.timm_backbone import TIMMBackbone as TIMMBackbone
     from segplug_backbones.twins import PCPVT as PCPVT
     from segplug_backbones.twins import SVT as SVT
@@ -112,6 +113,8 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
     from segplug_backbones.weight_formats.swin import TransformersSwin as TransformersSwin
+    from segplug_backbones.weight_formats.swin_v2 import OfficialSwinV2 as OfficialSwinV2
+    from segplug_backbones.weight_formats.swin_v2 import TransformersSwinV2 as TransformersSwinV2
     from segplug_backbones.weight_formats.torch_files import TorchCheckpoint as TorchCheckpoint
     from segplug_backbones.weight_formats.twins import MMPretrainTwins as MMPretrainTwins
     from segplug_backbones.weight_formats.twins import OfficialTwins as OfficialTwins
@@ -165,6 +168,7 @@ _HOMES = {
     "OfficialSTDC": ".weight_formats.stdc",
     "OfficialSegFormer": ".weight_formats.mit",
     "OfficialSwin": ".weight_formats.swin",
+    "OfficialSwinV2": ".weight_formats.swin_v2",
     "OfficialTwins": ".weight_formats.twins",
     "PCPVT": ".twins",
     "PIDNet": ".pidnet",
@@ -181,6 +185,7 @@ _HOMES = {
     "Safetensors": ".weight_formats.safetensors_files",
     "ShuffleNetV2": ".shufflenet_v2",
     "SwinTransformer": ".swin",
+    "SwinTransformerV2": ".swin_v2",
     "TIMMBackbone": ".timm_backbone",
     "TimmConvNeXt": ".weight_formats.convnext",
     "TimmInvertedResiduals": ".weight_formats.inverted",
@@ -194,6 +199,7 @@ _HOMES = {
     "TorchvisionSwin": ".weight_formats.swin",
     "TorchvisionVGG": ".weight_formats.plain",
     "TransformersSwin": ".weight_formats.swin",
+    "TransformersSwinV2": ".weight_formats.swin_v2",
     "UNet": ".unet",
     "VGG": ".vgg",
     "VisionTransformer": ".vit",

@@ -44,6 +44,8 @@ from segplug_backbones.windows import (
     count_windows,
     crop_to_size,
     pad_to_windows,
+    relative_position_index,
+    shift_region_ids,
     window_attention_mask,
     window_partition,
     window_reverse,
@@ -138,23 +140,13 @@ class ShiftWindowMSA(nn.Module):
         mask = None
         if shift:
             grid = grid.roll((-shift, -shift), (1, 2))
-            region_ids = self.shift_region_ids(num_windows, x.device)
+            region_ids = shift_region_ids(num_windows, window_size, shift, x.device)
             mask = window_attention_mask(region_ids, num_windows, window_size, MASKED, x.dtype)
         windows = self.w_msa(window_partition(grid, num_windows, window_size), mask)
         grid = window_reverse(windows, num_windows, window_size)
         if shift:
             grid = grid.roll((shift, shift), (1, 2))
         return self.drop(crop_to_size(grid, size).flatten(1, 2))
-
-    def shift_region_ids(self, num_windows: Size, device: torch.device) -> Tensor:
-        """Return which of nine regions each token of the shifted map is in, (H, W); they meet in no original window."""
-        rows, columns = (self._part_of_axis(count * self.window_size, device) for count in num_windows)
-        return rows[:, None] * 3 + columns
-
-    def _part_of_axis(self, length: int, device: torch.device) -> Tensor:
-        """Return 0 before the last window, 1 in its first part, and 2 in the part that came from the other side."""
-        position = torch.arange(length, device=device)
-        return (position >= length - self.window_size).long() + (position >= length - self.shift_size)
 
 
 class SwinBlock(nn.Module):
@@ -239,6 +231,7 @@ class PatchMerging(nn.Module):
         dilation: Step between the tokens of a square.
         bias: Whether the projection has a bias.
         norm_cfg: Norm of the concatenated tokens; None for no norm.
+        is_post_norm: The norm is that of the projected tokens, as in Swin V2.
     """
 
     def __init__(
@@ -251,6 +244,7 @@ class PatchMerging(nn.Module):
         dilation: int = 1,
         bias: bool = False,
         norm_cfg: LayerConfig | None = {"type": "LN"},  # noqa: B006  never changed
+        is_post_norm: bool = False,
     ) -> None:
         super().__init__()
         stride = kernel_size if stride is None else stride
@@ -260,7 +254,10 @@ class PatchMerging(nn.Module):
             padding = 0
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         concatenated = kernel_size**2 * in_channels
-        self.norm = None if norm_cfg is None else build_norm(norm_cfg, concatenated)[1]
+        self.is_post_norm = is_post_norm
+        self.norm = None
+        if norm_cfg is not None:
+            self.norm = build_norm(norm_cfg, out_channels if is_post_norm else concatenated)[1]
         self.reduction = nn.Linear(concatenated, out_channels, bias=bias)
 
     def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
@@ -275,7 +272,11 @@ class PatchMerging(nn.Module):
             tokens = nchw_to_nlc(F.pixel_unshuffle(whole, self.stride))
         else:
             tokens = F.unfold(grid, self.kernel_size, self.dilation, self.padding, self.stride).transpose(1, 2)
-        return self.reduction(tokens if self.norm is None else self.norm(tokens)), (height, width)
+        if self.norm is None:
+            return self.reduction(tokens), (height, width)
+        if self.is_post_norm:
+            return self.norm(self.reduction(tokens)), (height, width)
+        return self.reduction(self.norm(tokens)), (height, width)
 
     def _output_size(self, length: int) -> int:
         return (length + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
@@ -444,16 +445,6 @@ class SwinTransformer(Pretrained, FreezableBackbone):
         super().freeze_stages()
         if self.frozen_stages >= 0 and self.absolute_pos_embed is not None:
             self.absolute_pos_embed.requires_grad_(False)
-
-
-def relative_position_index(window_size: int) -> Tensor:
-    """Return the row of the bias table for each pair of tokens of a window, (window_size^2, window_size^2)."""
-    row, column = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
-    position = torch.stack([row.flatten(), column.flatten()])
-    # Offsets between two tokens are from 1 - window_size to window_size - 1 along each axis; made positive, they are
-    # the two digits of the row.
-    down, right = position[:, :, None] - position[:, None, :] + window_size - 1
-    return down * (2 * window_size - 1) + right
 
 
 def _grid(image_size: int | Sequence[int], patch_size: int) -> Size:
