@@ -30,6 +30,7 @@ from segplug_backbones import (
     ResNeXt,
     ShuffleNetV2,
     SwinTransformer,
+    SwinTransformerV2,
 )
 
 BUILDERS: dict[str, Callable[..., Backbone]] = {
@@ -47,6 +48,9 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     ),
     "swin": lambda **more: SwinTransformer(
         embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4, use_abs_pos_embed=True, **more
+    ),
+    "swin-v2": lambda **more: SwinTransformerV2(
+        {"embed_dims": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}, img_size=64, window_size=4, **more
     ),
     "pcpvt": lambda **more: PCPVT(embed_dims=(8, 8, 16, 16), depths=(1, 2, 1, 1), norm_after_stage=True, **more),
     "svt": lambda **more: SVT(
@@ -164,7 +168,7 @@ def test_channels_last_is_kept_and_changes_no_number(build):
 @pytest.mark.parametrize("build", EXPORTED)
 def test_exports_with_dynamic_sizes(build):
     backbone = build().eval()
-    windows = isinstance(backbone, SwinTransformer | SVT)
+    windows = isinstance(backbone, SwinTransformer | SwinTransformerV2 | SVT)
     least = 160 if windows else 64  # to an exporter, a map of one window is a case of its own
     sides = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=least), 3: torch.export.Dim("w", min=least)}
     program = torch.export.export(backbone, (torch.rand(2, 3, least, least + 32),), dynamic_shapes=(sides,))

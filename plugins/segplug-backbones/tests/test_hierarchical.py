@@ -7,7 +7,7 @@ import torch
 
 import segplug_backbones
 from segkernel.errors import ConfigError
-from segplug_backbones import MSCAN, PCPVT, SVT, SwinTransformer
+from segplug_backbones import MSCAN, PCPVT, SVT, SwinTransformer, SwinTransformerV2
 from segplug_backbones.twins import LocallyGroupedSelfAttention
 from segplug_backbones.windows import (
     count_windows,
@@ -154,3 +154,15 @@ def test_bad_arguments_are_named(build, path):
     with pytest.raises(ConfigError) as caught, torch.device("meta"):
         build()
     assert caught.value.problems[0].path == path
+
+
+@pytest.mark.parametrize(
+    ("arch", "millions"), {"tiny": 28.35, "small": 49.73, "base": 87.92, "large": 196.74, "huge": 658.03}.items()
+)
+def test_swin_v2_has_the_published_size(arch, millions):
+    with torch.device("meta"):
+        backbone = SwinTransformerV2(arch, out_norm=False)
+    channels = backbone.channels[-1]
+    # The published models classify 1000 classes, after one norm.
+    count = sum(p.numel() for p in backbone.parameters()) + 2 * channels + 1001 * channels
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)

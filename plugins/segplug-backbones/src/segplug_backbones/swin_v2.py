@@ -30,7 +30,6 @@ from segkernel.nn import (
     check_out_indices,
     check_per_stage,
     checkpoint_block,
-    constant_init,
     linear_drop_path_rates,
     nlc_to_nchw,
     trunc_normal_init,
@@ -390,7 +389,7 @@ class SwinTransformerV2(Pretrained, FreezableBackbone):
             elif isinstance(module, SwinBlockV2):
                 # Each branch starts at zero, as in the authors' code.
                 for norm in (module.norm1, module.norm2):
-                    constant_init(norm, 0.0)
+                    nn.init.zeros_(norm.get_parameter("weight"))
 
     def frozen_modules(self) -> Sequence[nn.Module]:
         if self.frozen_stages < 0:

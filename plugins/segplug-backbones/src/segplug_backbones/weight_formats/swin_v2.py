@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-import torch
 from torch import nn
 
 from segplug_backbones.swin_v2 import SwinTransformerV2
-from segplug_backbones.weight_formats.renaming import Renaming, Weights
+from segplug_backbones.weight_formats.renaming import Renaming, Weights, join_qkv
 from segplug_backbones.weight_formats.swin import unfolded
 
 CONSTANTS = ("relative_position_index", "relative_coords_table", "attn_mask")
@@ -55,17 +54,14 @@ class TransformersSwinV2(Renaming):
         (r"\.output\.dense\.", ".ffn.layers.1."),
         (r"\.query\.bias$", ".q_bias"),
         (r"\.value\.bias$", ".v_bias"),
+        (r"\.(query|key|value)\.weight$", lambda found: f".{found[1][0]}.weight"),
     )
 
     def fits(self, module: nn.Module) -> bool:
         return isinstance(module, SwinTransformerV2)
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
-        converted = merged_first(super().convert(module, weights))
-        for key in [key for key in converted if key.endswith(".query.weight")]:
-            parts = [converted.pop(key.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
-            converted[key.replace(".query.", ".qkv.")] = torch.cat(parts)
-        return converted
+        return join_qkv(merged_first(super().convert(module, weights)))
 
 
 def merged_first(weights: Weights) -> Weights:
