@@ -133,12 +133,11 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
     if "shards" in content:  # the name of a folder, where several processes have written the tensors
         content = Catalog.current().load(FORMATS, "ShardedCheckpoint")().read(path)
+    meta: dict[str, Any] = {}
     for _, other in Catalog.current().load_all(FORMATS) if "position" not in content else ():  # not of our runs
-        content = other().arrange(content)
-    found = content.get("meta")
-    meta = dict(found) if isinstance(found, Mapping) else {}
-    rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
-    return rest | {
+        content, meta = other().arrange(content), meta | other().describe(path)
+    meta |= found if isinstance(found := content.get("meta"), Mapping) else {}
+    return {key: value for key, value in content.items() if not isinstance(value, Tensor)} | {
         "state_dict": _find_weights(content, path),
         "meta": meta | _classes_in(meta, path),
         "path": str(path),
@@ -146,17 +145,16 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def locate(source: str | Path) -> Path:
-    """Return the file that ``source`` stands for: a path, or a name or an address that some weight format locates.
+    """Return the file that ``source`` stands for: a path, or a name, address or folder that a weight format locates.
 
     Raises:
         CheckpointError: A name or an address that no installed format knows, or that cannot be obtained.
         ComponentError: The package for names and addresses is missing, or two formats locate the source.
     """
     catalog, text = Catalog.current(), str(source)
-    if Path(source).exists():
-        return Path(source)
-    found = catalog.choose(FORMATS, text, lambda each: each().locates(text))
-    if found is None and "://" in text:
+    is_file = Path(source).is_file()
+    found = None if is_file else catalog.choose(FORMATS, text, lambda each: each().locates(text))
+    if found is None and "://" in text and not is_file:
         raise catalog.why_none(FORMATS, text) or CheckpointError(f"{text}: no weight format locates this address")
     return Path(source) if found is None else found().locate(text)  # a missing file is reported when it is opened
 

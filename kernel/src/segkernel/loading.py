@@ -120,11 +120,11 @@ def load_model(
 
 
 def located(source: Any) -> Any:
-    """Return the file of an address, a run directory, or a folder with one published model; others unchanged."""
+    """Return the file of an address, a run directory, or a folder with a published model; others unchanged."""
     if not isinstance(source, str | Path) or not str(source):
         return source
-    if "://" in str(source):
-        return checkpoint.locate(source)
+    if ("://" in str(source) or Path(source).is_dir()) and (file := checkpoint.locate(source)).is_file():
+        return file
     if len(published := [*Path(source).glob("*.safetensors")]) == 1:
         return published[0]
     if runs := sorted(Path(source).glob("*/checkpoints")):

@@ -351,11 +351,11 @@ class WeightFormat:
     these it is consulted even if all names fit; if the names are inconclusive, the report mentions it."""
 
     def locates(self, source: str) -> bool:
-        """Tell whether `locate` handles this name or address."""
+        """Tell whether `locate` handles this name, address or folder."""
         return False
 
     def locate(self, source: str) -> Path:
-        """Return the local file of a name or an address; raise `CheckpointError` when it cannot be obtained."""
+        """Return the local file of a name, address or folder; raise `CheckpointError` when it cannot be obtained."""
         return Path(source)
 
     def read(self, path: Path) -> Mapping[str, Any]:
@@ -367,6 +367,11 @@ class WeightFormat:
         """Return the entries of a checkpoint of another tool, with its weights in ``state_dict`` and its classes in
         ``meta``; any other content unchanged. Called for files of every format."""
         return content
+
+    def describe(self, path: Path) -> Mapping[str, Any]:
+        """Return ``meta`` of a file of weights, such as classes and config, from other files in its folder; `read` and
+        `arrange` override it. Called for files of every format."""
+        return {}
 
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
         """Tell whether weights with these names are of this format and for such a ``module``."""

@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
     from segplug_backbones.weight_formats.mit import OfficialMiT as OfficialMiT
     from segplug_backbones.weight_formats.mit import OfficialSegFormer as OfficialSegFormer
+    from segplug_backbones.weight_formats.mit import TransformersSegFormer as TransformersSegFormer
     from segplug_backbones.weight_formats.mscan import OfficialMSCAN as OfficialMSCAN
     from segplug_backbones.weight_formats.plain import TorchvisionShuffleNetV2 as TorchvisionShuffleNetV2
     from segplug_backbones.weight_formats.plain import TorchvisionVGG as TorchvisionVGG
@@ -198,6 +199,7 @@ _HOMES = {
     "TorchvisionShuffleNetV2": ".weight_formats.plain",
     "TorchvisionSwin": ".weight_formats.swin",
     "TorchvisionVGG": ".weight_formats.plain",
+    "TransformersSegFormer": ".weight_formats.mit",
     "TransformersSwin": ".weight_formats.swin",
     "TransformersSwinV2": ".weight_formats.swin_v2",
     "UNet": ".unet",

@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     from segplug_datasets.transforms.mosaic import RandomMosaic as RandomMosaic
     from segplug_datasets.transforms.objects import AspectCrop as AspectCrop
     from segplug_datasets.transforms.objects import FilterAnnotations as FilterAnnotations
+    from segplug_datasets.transforms.pillow_resize import PillowResize as PillowResize
     from segplug_datasets.transforms.place import CenterCrop as CenterCrop
     from segplug_datasets.transforms.place import Pad as Pad
     from segplug_datasets.transforms.place import RandomCrop as RandomCrop
@@ -226,6 +227,7 @@ _HOMES = {
     "PennFudanDataset": ".annotations.numbered",
     "PhotoMetricDistortion": ".transforms.color",
     "PicturesHook": ".pictures_hook",
+    "PillowResize": ".transforms.pillow_resize",
     "PotsdamDataset": ".aerial",
     "REFUGEDataset": ".medical",
     "RGB2Gray": ".transforms.color",

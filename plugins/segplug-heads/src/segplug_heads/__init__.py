@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from segplug_heads.heads.unet_head import UNetHead as UNetHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
+    from segplug_heads.hugging_face.source import HuggingFaceModels as HuggingFaceModels
+    from segplug_heads.hugging_face.weight_format import HuggingFaceFolder as HuggingFaceFolder
     from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from segplug_heads.necks.jpu import JPU as JPU
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
+    from segplug_heads.outputs import DirectPixelClasses as DirectPixelClasses
     from segplug_heads.outputs import PixelValues as PixelValues
     from segplug_heads.parts.clip_text_encoder import CLIPTextEncoder as CLIPTextEncoder
     from segplug_heads.parts.kernel_update import KernelUpdateHead as KernelUpdateHead
@@ -123,6 +126,7 @@ _HOMES = {
     "Detectron2Mask2Former": ".weight_formats.mask2former",
     "DiceCost": ".parts.matching",
     "DiceLoss": ".losses.dice_loss",
+    "DirectPixelClasses": ".outputs",
     "EMAHead": ".heads.ema_head",
     "EncHead": ".heads.enc_head",
     "EncoderDecoder": ".segmentors.encoder_decoder",
@@ -135,6 +139,8 @@ _HOMES = {
     "FormerConfigs": ".moving_in.source",
     "GCHead": ".heads.gc_head",
     "HuasdorffDisstanceLoss": ".losses.hausdorff_loss",
+    "HuggingFaceFolder": ".hugging_face.weight_format",
+    "HuggingFaceModels": ".hugging_face.source",
     "HungarianAssigner": ".parts.matching",
     "ICNeck": ".necks.ic_neck",
     "ISAHead": ".heads.isa_head",

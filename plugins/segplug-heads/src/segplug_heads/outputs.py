@@ -1,4 +1,4 @@
-"""Outputs of models that predict values, not classes."""
+"""Further outputs: values instead of classes, and classes that are resized in another way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from segkernel.annotations import PositiveInt
-from segkernel.interfaces.model import PixelMap
+from segkernel.geometry import Size
+from segkernel.interfaces.model import PixelClasses, PixelMap
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,17 @@ class PixelValues(PixelMap):
 
     def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
         return raw[0, 0] if self.out_channels == 1 else raw[0]
+
+
+@dataclass(frozen=True)
+class DirectPixelClasses(PixelClasses):
+    """Logits that are resized from the stride of the model to the original image at once, as transformers does.
+
+    MMSegmentation resizes them to the size of the network's input first, as `PixelClasses` does; so does this if the
+    input is padded.
+    """
+
+    def finish(self, raw: Tensor, padded: Size, size: Size, original: Size) -> Tensor:
+        if tuple(padded) != tuple(size):
+            return super().finish(raw, padded, size, original)
+        return self.decode(self.resize(raw, padded, original))

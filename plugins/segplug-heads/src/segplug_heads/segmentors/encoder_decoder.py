@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 import segkernel.weights
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Backbone, Head, Neck, Segmentor, TestConfig
+from segkernel.interfaces.model import Backbone, Head, Neck, PixelClasses, Segmentor, TestConfig
 from segkernel.nn import DecodeHead
 from segkernel.sample import Targets
+from segplug_heads.outputs import DirectPixelClasses
 from segplug_heads.segmentors.plain_targets import targets_of
 
 
@@ -26,6 +27,8 @@ class EncoderDecoder(Segmentor):
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
         pretrained: Weights to load into the backbone: a file, an address or a known name.
+        direct_resize: Resize logits to the original image at once, as transformers does, not to the size of the
+            network's input first, as MMSegmentation does.
     """
 
     conformance: ClassVar[Any] = {
@@ -43,6 +46,7 @@ class EncoderDecoder(Segmentor):
         train_cfg: dict[str, Any] | None = None,
         test_cfg: TestConfig | None = None,
         pretrained: str | None = None,
+        direct_resize: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -52,7 +56,10 @@ class EncoderDecoder(Segmentor):
         self.auxiliary_head = nn.ModuleList(auxiliary_head) if several else auxiliary_head  # type: ignore[arg-type]
         self.train_cfg, self.pretrained = train_cfg, pretrained
         self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
-        self.outputs = {"seg": decode_head.output}
+        output = decode_head.output
+        if direct_resize and isinstance(output, PixelClasses):
+            output = DirectPixelClasses(**vars(output))
+        self.outputs = {"seg": output}
         self._check_heads()
         segkernel.weights.load_pretrained(self)
 

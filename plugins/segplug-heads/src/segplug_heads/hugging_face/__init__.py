@@ -1,0 +1,16 @@
+"""Models that transformers has saved: a folder with ``config.json``, weights and ``preprocessor_config.json``.
+
+    Predictor("path/to/folder")("photo.jpg").labels          # or "hf://nvidia/segformer-b0-finetuned-ade-512-512"
+
+The config gives the architecture, by one module for each ``model_type``; weight formats convert the names of the
+weights; the image processor gives transforms and normalisation, ``id2label`` the classes. To add a family, add its
+``model_type`` to `FAMILIES`, and a module of that name with a function ``segmentor``, from the values of
+``config.json`` to the section ``model`` of a config.
+"""
+
+from __future__ import annotations
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "segformer": ("SegformerForSemanticSegmentation",),
+}
+"""By ``model_type``, which is also the name of its module: ``architectures`` with a head for dense prediction."""
