@@ -99,6 +99,16 @@ def test_two_ranks_share_the_samples_of_one_rank(rectangles):
         assert torch.equal(whole, torch.cat([first, second]))
 
 
+def test_the_seed_of_a_sample_does_not_depend_on_the_ranks(rectangles):
+    def seeds(count, **where):
+        loader = Loader(rectangles(), micro_batch=count)
+        return [batch.targets.meta["seeds"] for batch in islice(loader.train_batches(**where), 3)]
+
+    one, two = seeds(4), [seeds(2, rank=rank, world_size=2) for rank in (0, 1)]
+    assert one == [first + second for first, second in zip(*two)]
+    assert len({seed for seeds in one for seed in seeds}) == 12
+
+
 def test_an_epoch_visits_every_sample_once(rectangles):
     names = [m["name"] for b in islice(Loader(rectangles(), micro_batch=4).train_batches(), 3) for m in b.meta]
     assert sorted(names) == sorted(f"image_{i}" for i in range(12))

@@ -1,6 +1,6 @@
 """Train a small detector for some steps, each rank on its part of every batch; ``detectors.py FILE`` by torchrun.
 
-All anchors and proposals are trained, since a random sample would differ.
+Anchors and proposals are drawn at random, by the seed of each image.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from segkernel.interfaces.model import Engine
 from segkernel.sample import Batch, Targets
 
 STEPS, IMAGES, SIZE = 2, 4, (64, 96)
-EVERY = 100_000  # more than there are anchors or proposals
 SPEC: dict[str, Any] = {
     "type": "RCNN",
+    "convention": "detectron",  # draws with replacement, too
     "backbone": {"type": "DetectionResNet", "base_channels": 8, "norm_cfg": {"type": "GN", "num_groups": 4}},
     "neck": {"type": "DetectionFPN", "in_channels": [32, 64, 128, 256], "out_channels": 8},
-    "rpn": {"type": "RPN", "pre_nms": [60, 60], "post_nms": [30, 30], "batch_size_per_image": EVERY},
-    "box_head": {"type": "MLPBoxHead", "fc_channels": 16, "batch_size_per_image": EVERY, "positive_fraction": 1.0},
+    "rpn": {"type": "RPN", "pre_nms": [60, 60], "post_nms": [300, 30], "batch_size_per_image": 32},
+    "box_head": {"type": "MLPBoxHead", "fc_channels": 16, "batch_size_per_image": 8},
     "mask_head": {"type": "MaskHead", "num_convs": 1, "channels": 8},
     "keypoint_head": {"type": "KeypointHead", "num_convs": 1, "channels": 8},
     "num_classes": 3,
@@ -51,7 +51,8 @@ def make_batch(seed: int, rank: int, ranks: int) -> Batch:
         )
     part = slice(None) if ranks == 1 else slice(2) if rank == 0 else slice(2, None)
     count = len(images[part])
-    targets = Targets({name: values[part] for name, values in fields.items()})
+    known = {"seeds": [IMAGES * seed + number for number in range(IMAGES)][part]}
+    targets = Targets({name: values[part] for name, values in fields.items()}, known)
     return Batch(images[part], targets, [SIZE] * count, [{} for _ in range(count)])
 
 

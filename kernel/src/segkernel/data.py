@@ -225,7 +225,7 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
     def read_another() -> Sample:
         return _read(dataset, int(rng.integers(len(dataset))))
 
-    seed_everything(int(rng.integers(2**32)), devices=False)  # third-party transforms may draw from global generators
+    seed_everything(drawn := int(rng.integers(2**32)), devices=False)  # transforms may draw from global generators
     for _ in range(TRIES):
         try:
             sample = apply_transforms(transforms, _read(dataset, index), rng, read_another)
@@ -233,7 +233,7 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
         except (DataError, OSError) as error:
             sample, problem = None, str(error)
         if sample is not None:
-            sample.replaced = replaced
+            sample.replaced, sample.meta["seed"] = replaced, drawn
             return sample
         replaced.append(problem)
         index = int(rng.integers(len(dataset)))

@@ -175,6 +175,9 @@ class Targets(_Named):
     Label maps are transferred as uint8; the preprocessor converts them to int64 on the device.
 
     Raster fields are tensors padded to the batch's size, other fields lists of one tensor per image.
+
+    ``meta`` of a batch has ``sizes``, height and width of each image without padding, and in training ``seeds``: a
+    number for each image, by which a model that draws at random does not depend on the rank that has the image.
     """
 
     @classmethod
@@ -273,10 +276,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
             opencv().split(pixels, list(window))
         else:
             window[:] = np.moveaxis(pixels, 2, 0)
+    sizes, seeds = [sample.size for sample in samples], [sample.meta.get("seed") for sample in samples]
+    fields = {name: first[name].stack([s.fields[name] for s in samples], size) for name in first}
     return Batch(
         images=torch.from_numpy(images),
-        targets=Targets({name: first[name].stack([s.fields[name] for s in samples], size) for name in first}),
-        sizes=[sample.size for sample in samples],
+        targets=Targets(fields, {"sizes": sizes, "seeds": seeds}),
+        sizes=sizes,
         meta=[sample.meta for sample in samples],
         original_sizes=[sample.original_size or sample.size for sample in samples],
         device_steps=[sample.device_steps for sample in samples],

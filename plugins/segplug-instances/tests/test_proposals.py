@@ -175,6 +175,18 @@ def test_negatives_drawn_with_replacement_are_fewer() -> None:
     assert len(negative.unique()) == len(negative)
 
 
+@pytest.mark.parametrize("replacement", [False, True])
+def test_a_seed_fixes_the_sample_and_another_box_changes_little_of_it(replacement: bool) -> None:
+    def draw(labels: torch.Tensor, seed: int) -> set[int]:
+        found = sample(labels, 40, 0.5, replacement, generator=torch.Generator().manual_seed(seed))
+        return set(torch.cat(found).tolist())
+
+    labels = (torch.arange(200) % 4 == 0).long()
+    assert draw(labels, 3) == draw(labels, 3) != draw(labels, 4)
+    if not replacement:
+        assert len(draw(labels, 3) ^ draw(torch.cat([labels, labels.new_zeros(1)]), 3)) <= 2
+
+
 @pytest.mark.parametrize("convention", [DETECTRON, TORCHVISION])
 def test_many_pairs_are_matched_in_parts(convention: Convention, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)

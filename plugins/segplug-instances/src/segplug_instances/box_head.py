@@ -196,7 +196,8 @@ class BoxHead(nn.Module):
     def _sample(self, boxes: Tensor, logits: Tensor, truth: GroundTruth) -> tuple[Tensor, Tensor, Tensor]:
         boxes, _ = add_ground_truth(boxes, logits, truth.boxes, self.convention)
         index, labels = self.match(boxes, truth)
-        chosen = torch.cat(sample(labels, self.batch_size_per_image, self.positive_fraction))
+        numbers = self.batch_size_per_image, self.positive_fraction
+        chosen = torch.cat(sample(labels, *numbers, generator=truth.generator))
         boxes, labels, index = boxes[chosen], labels[chosen], index[chosen]
         classes = torch.full_like(labels, self.num_classes)
         classes[labels == 1] = truth.labels[index[labels == 1]]

@@ -30,7 +30,8 @@ class Convention:
         centre_inside: Whether a proposal whose centre is outside the image is dropped.
         proposals_in_padding: Whether, in inference, proposals may lie in the padding to a size that the network needs.
         limit_over_batch: Whether, in training with several levels, the limit of proposals after NMS is one for the
-            whole batch. Otherwise it is one for each image. Either way NMS is done in each level.
+            whole batch that a device has at once, as in Detectron. Otherwise it is one for each image. Either way NMS
+            is done in each level.
         ground_truth_first: Whether ground truth is put before the proposals, rather than after them.
         ranks_probabilities: Whether proposals are compared by the sigmoid of their logits, in float32.
         suppress_equal: Whether NMS drops a box whose IoU equals the threshold.

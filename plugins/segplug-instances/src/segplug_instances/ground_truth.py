@@ -29,6 +29,7 @@ class GroundTruth:
         masks: Bitmaps (N, H, W), or polygons, a mapping of ``points``, ``parts`` and ``objects``; None without masks.
         keypoints: (N, P, 3): x, y, visibility; None without keypoints.
         scale: Side of the image divided by that before it was resized; the box head works in pixels before.
+        generator: Of the random samples of anchors and proposals; None for torch's own.
     """
 
     boxes: Tensor
@@ -39,6 +40,7 @@ class GroundTruth:
     masks: Any = None
     keypoints: Tensor | None = None
     scale: float = 1.0
+    generator: torch.Generator | None = None
 
     def boxes_of(self, index: Tensor) -> Tensor:
         """Return the boxes (k, 4) of the objects of an index (k,), of any values if there are no objects."""
@@ -52,7 +54,8 @@ def ground_truths(
 
     Args:
         targets: Lists with an entry for each image: ``boxes`` (N, 4), ``classes`` (N,), and if there are any ``crowd``
-            (N,) bool, ``instances`` and ``keypoints`` (N, P, 3).
+            (N,) bool, ``instances`` and ``keypoints`` (N, P, 3). With ``seeds`` in their ``meta``, the random samples
+            of an image depend on its seed alone.
         sizes: Height and width of each image.
         convention: How boxes and keypoints are counted.
         scales: `GroundTruth.scale` of each image; 1 for None.
@@ -66,7 +69,10 @@ def ground_truths(
     names = [name for name in ("boxes", "classes", "crowd", "instances", "keypoints") if name in targets]
     images = ({name: targets[name][i] for name in names} for i in range(len(sizes)))
     parts = zip(images, sizes, scales or [1.0] * len(sizes))
-    return [_ground_truth(fields, size, scale, convention) for fields, size, scale in parts]
+    found = [_ground_truth(fields, size, scale, convention) for fields, size, scale in parts]
+    for truth, seed in zip(found, targets.meta.get("seeds", ())):
+        truth.generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return found
 
 
 def _ground_truth(fields: dict[str, Any], size: Size, scale: float, convention: Convention) -> GroundTruth:

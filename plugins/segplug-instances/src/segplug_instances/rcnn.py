@@ -172,11 +172,11 @@ class RCNN(Segmentor):
 
         Args:
             images: Normalised, (N, C, H, W).
-            targets: As `ground_truths` takes them.
+            targets: As `ground_truths` takes them; with ``sizes`` in their ``meta``, these are used.
             sizes: As in `predict`.
             scales: As in `predict`.
         """
-        sizes = sizes or image_sizes(images)
+        sizes = sizes or targets.meta.get("sizes") or image_sizes(images)
         truths = ground_truths(targets, sizes, self.convention, scales)
         features, padded = self.extract_features(images)
         losses, proposals = self.rpn.loss(features, sizes, padded, truths)

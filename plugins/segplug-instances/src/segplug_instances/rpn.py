@@ -119,7 +119,7 @@ class RPN(nn.Module):
         with torch.no_grad():
             proposals = self.select(outputs, anchors, sizes)
             matches = [self.match(anchors, truth, size) for truth, size in zip(truths, sizes)]
-            labels = torch.stack([self.draw(label) for _, label in matches])
+            labels = torch.stack([self.draw(label, truth.generator) for truth, (_, label) in zip(truths, matches)])
             objects = [truth.boxes_of(index) for truth, (index, _) in zip(truths, matches)]
         return self.losses(outputs, anchors, labels, objects), proposals
 
@@ -163,10 +163,10 @@ class RPN(nn.Module):
         limits = self.negative_iou, self.positive_iou
         return match_anchors(torch.cat(list(anchors)), truth.boxes, size, *limits, self.convention)
 
-    def draw(self, labels: Tensor) -> Tensor:
+    def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return labels (A,) of which only a random sample is not -1."""
-        replacement, scarce = self.convention.negatives_with_replacement, self.convention.scarce_negatives
-        positive, negative = sample(labels, self.batch_size_per_image, self.positive_fraction, replacement, scarce)
+        rules = self.convention.negatives_with_replacement, self.convention.scarce_negatives
+        positive, negative = sample(labels, self.batch_size_per_image, self.positive_fraction, *rules, generator)
         chosen = torch.full_like(labels, -1)
         chosen[positive], chosen[negative] = 1, 0
         return chosen
