@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
     from segplug_heads.heads.nl_head import NLHead as NLHead
     from segplug_heads.heads.ocr_head import OCRHead as OCRHead
+    from segplug_heads.heads.oneformer_head import OneFormerHead as OneFormerHead
     from segplug_heads.heads.pid_head import PIDHead as PIDHead
     from segplug_heads.heads.point_head import PointHead as PointHead
     from segplug_heads.heads.psa_head import PSAHead as PSAHead
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from segplug_heads.parts.pixel_decoder import MSDeformAttnPixelDecoder as MSDeformAttnPixelDecoder
     from segplug_heads.parts.pixel_decoder import PixelDecoder as PixelDecoder
     from segplug_heads.parts.pixel_decoder import TransformerEncoderPixelDecoder as TransformerEncoderPixelDecoder
+    from segplug_heads.parts.text_queries import TextQueryEncoder as TextQueryEncoder
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.depth_estimator import DepthEstimator as DepthEstimator
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
@@ -101,6 +103,8 @@ if TYPE_CHECKING:
     from segplug_heads.weight_formats.clip import CLIPSAN as CLIPSAN
     from segplug_heads.weight_formats.mask2former import Detectron2Mask2Former as Detectron2Mask2Former
     from segplug_heads.weight_formats.mask2former import TransformersMask2Former as TransformersMask2Former
+    from segplug_heads.weight_formats.oneformer import OfficialOneFormer as OfficialOneFormer
+    from segplug_heads.weight_formats.oneformer import TransformersOneFormer as TransformersOneFormer
 # isort: on
 
 _HOMES = {
@@ -165,7 +169,9 @@ _HOMES = {
     "NLHead": ".heads.nl_head",
     "OCRHead": ".heads.ocr_head",
     "OHEMPixelSampler": "segkernel.nn.sampler",
+    "OfficialOneFormer": ".weight_formats.oneformer",
     "OhemCrossEntropy": ".losses.ohem_loss",
+    "OneFormerHead": ".heads.oneformer_head",
     "PIDHead": ".heads.pid_head",
     "PSAHead": ".heads.psa_head",
     "PSPHead": ".heads.psp_head",
@@ -184,8 +190,10 @@ _HOMES = {
     "SiamEncoderDecoder": ".segmentors.siam_encoder_decoder",
     "SideAdapterCLIPHead": ".heads.san_head",
     "SoftDiceLoss": ".losses.soft_dice_loss",
+    "TextQueryEncoder": ".parts.text_queries",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
     "TransformersMask2Former": ".weight_formats.mask2former",
+    "TransformersOneFormer": ".weight_formats.oneformer",
     "TverskyLoss": ".losses.tversky_loss",
     "UNetHead": ".heads.unet_head",
     "UPerHead": ".heads.uper_head",

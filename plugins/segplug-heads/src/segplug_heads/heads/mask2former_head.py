@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Required, TypedDict
 
 from segkernel.annotations import LabelId, PositiveInt
 from segkernel.errors import ConfigError, Problem
@@ -37,6 +38,30 @@ from segplug_heads.parts.pixel_decoder import (
     fan_in_init,
 )
 from segplug_heads.parts.query_transformer import DecoderConfig, MaskedDecoder, SineConfig, SinePositionalEncoding
+
+
+class Mask2FormerArguments(TypedDict, total=False):
+    """The arguments of `Mask2FormerHead`, for heads that pass them on."""
+
+    in_channels: Required[Sequence[PositiveInt]]
+    feat_channels: Required[PositiveInt]
+    out_channels: Required[PositiveInt]
+    num_classes: PositiveInt
+    num_queries: PositiveInt
+    num_transformer_feat_level: PositiveInt
+    strides: Sequence[PositiveInt]
+    in_index: Sequence[int] | None
+    pixel_decoder: Spec[PixelDecoderBase] | None
+    enforce_decoder_input_project: bool
+    transformer_decoder: DecoderConfig
+    positional_encoding: SineConfig
+    loss_cls: Loss | None
+    loss_mask: Loss | None
+    loss_dice: Loss | None
+    train_cfg: QueryTrainConfig | None
+    test_cfg: dict[str, Any] | None
+    align_corners: bool
+    ignore_index: LabelId
 
 
 class Mask2FormerHead(MaskQueryHead):
@@ -171,10 +196,18 @@ class Mask2FormerHead(MaskQueryHead):
 
     def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
         mask_features, memories = self.pixel_decoder(self.select(features))
+        return self.decode(self.initial_queries(mask_features), mask_features, memories)
+
+    def initial_queries(self, mask_features: Tensor) -> Tensor:
+        """Return the queries before the first layer, (N, Q, C)."""
+        return self.query_feat.weight.expand(len(mask_features), -1, -1)
+
+    def decode(
+        self, query: Tensor, mask_features: Tensor, memories: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return class logits and mask logits of the queries (N, Q, C) before the first layer and after each one."""
         memory, memory_pos, sizes = self._memory_inputs(memories)
-        batch = mask_features.shape[0]
-        query = self.query_feat.weight.expand(batch, -1, -1)
-        query_pos = self.query_embed.weight.expand(batch, -1, -1)
+        query_pos = self.query_embed.weight.expand(len(mask_features), -1, -1)
         predictions = [self._predict_queries(query, mask_features)]
         for i, layer in enumerate(self.transformer_decoder.layers):
             level = i % self.num_levels

@@ -251,8 +251,12 @@ class MaskQueryHead(Head):
     def single_pass(
         self, features: Features, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        objects = [objects_from_labels(labels, self.ignore_index) for labels in targets["seg"]]
         layers = list(zip(*self.queries(features), strict=True))
+        return semantic_inference(*layers[-1], size), self.layer_losses(layers, targets)
+
+    def layer_losses(self, layers: Sequence[tuple[Tensor, Tensor]], targets: Targets) -> dict[str, Tensor]:
+        """Return the losses of the class logits and mask logits after each layer."""
+        objects = [objects_from_labels(labels, self.ignore_index) for labels in targets["seg"]]
         losses: dict[str, Tensor] = {}
         for i, (class_logits, mask_logits) in enumerate(layers):
             prefix = "" if i == len(layers) - 1 else f"d{i}."
@@ -262,7 +266,7 @@ class MaskQueryHead(Head):
             matched = match_queries(pairs, objects, self.assigner, self.sampler, shape)
             named = self._losses(class_logits, mask_logits, matched)
             losses |= {f"{prefix}{name}": value for name, value in named.items()}
-        return semantic_inference(*layers[-1], size), losses
+        return losses
 
     def select(self, features: Features) -> list[Tensor]:
         """Return the feature maps that are used."""
