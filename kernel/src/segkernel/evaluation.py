@@ -51,11 +51,11 @@ _COUNT = "count"
 
 
 def _fresh(metric: Metric, run: Runner) -> Metric:
-    """Copy a metric; its ``classes`` and ``labels`` are set if they are None."""
-    fresh = deepcopy(metric)
-    for name, known in (("classes", run.labels.classes), ("labels", run.labels)):
+    """Copy a metric; what it has of ``known`` and is None is set."""
+    fresh, known = deepcopy(metric), {"classes": run.labels.classes, "labels": run.labels}
+    for name, value in {**known, "split": run.mode, "work_dir": run.work_dir}.items():
         if getattr(fresh, name, ()) is None:
-            setattr(fresh, name, known)
+            setattr(fresh, name, value)
     if run.labels.task == "multilabel" and "multilabel" not in getattr(metric, "tasks", ()):
         raise UsageError(f"{type(metric).__name__} does not support task multilabel; IoUMetric does")
     return fresh

@@ -443,6 +443,18 @@ def test_too_many_bitmaps_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load(root, instances="polygons")[1]["instances"].count == 3
 
 
+@pytest.mark.parametrize("outline", [box(0, 0, 4, 4), {"size": [6, 8], "counts": [0, 4, 2, 4, 2, 4, 2, 4, 26]}])
+def test_objects_of_too_many_pixels_are_refused_while_they_are_read(
+    outline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "MOST_REGION_BYTES", 2 * 4 * 4)
+    root = put(tmp_path, [annotation(1, outline)] * 4)
+    for instances in ("polygons", "boxes"):
+        with pytest.raises(DataError, match=r"pixels of its first 3 objects take more than .* GiB.*\n.*cut the image"):
+            load(root, instances=instances)[1]
+    assert load(root)[1]["seg"].array.any()
+
+
 def test_keypoints_of_objects(tmp_path: Path) -> None:
     joints = [{**JOINTS[0], "keypoints": ["head", "left_hand", "right_hand"]}, {"id": 3, "name": "car"}]
     root = put(tmp_path, [*PEOPLE, annotation(3, box(0, 0, 3, 3))], categories=joints)

@@ -107,6 +107,15 @@ def test_results_are_written_as_coco_reads_them(tmp_path: Path) -> None:
     assert own["segmentation"] == run_lengths(prediction["seg"]["masks"].numpy()[:1], (60, 80))[0]
 
 
+def test_a_run_has_a_results_file_for_each_split(tmp_path: Path) -> None:
+    for split in ("val", "test"):
+        metric = measured([0], results_file="out/results.json", format_only=True)
+        metric.work_dir, metric.split = tmp_path, split
+        metric.compute()
+        assert str(tmp_path / "out" / f"results_{split}.json") in metric.table()
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["results_test.json", "results_val.json"]
+
+
 @pytest.mark.parametrize(("meta", "ids"), [({}, (1, 2, 3)), ({"category_ids": (7, 18, 90)}, (7, 18, 90))])
 def test_results_have_the_category_ids_of_the_data_set(tmp_path: Path, meta: dict[str, Any], ids: Any) -> None:
     metric = COCOMetric(classes=CLASSES, results_file=tmp_path / "results.json", format_only=True)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from segkernel import Predictor
+from segkernel.errors import UsageError
 from segkernel.interfaces.model import Segmentor, output_of
 from segkernel.sample import Targets
+from segplug_instances import output
 from segplug_instances.output import Instances
 
 SIZE = (48, 64)
@@ -99,6 +101,12 @@ def test_objects_of_one_pass_are_exact() -> None:
 def raw(boxes: list[list[float]], scores: list[float], labels: list[int], **more: Tensor) -> list[dict[str, Tensor]]:
     found = {"boxes": torch.tensor(boxes), "scores": torch.tensor(scores), "labels": torch.tensor(labels)}
     return [{**found, **more}]
+
+
+def test_masks_that_take_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_MOST_MASK_BYTES", SIZE[0] * SIZE[1] - 1)
+    with pytest.raises(UsageError, match=r"1 masks of 48 x 64 pixels take .* GiB: lower model\.output\.limit"):
+        predicted()
 
 
 def test_views_are_joined_and_their_masks_averaged() -> None:

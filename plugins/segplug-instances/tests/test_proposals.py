@@ -8,8 +8,10 @@ from golden_parts import cases, check, load
 
 from segplug_instances import matching
 from segplug_instances.anchors import Anchors, cell_anchors
+from segplug_instances.box_head import MLPBoxHead
 from segplug_instances.boxes import decode, encode, iou
 from segplug_instances.conventions import DETECTRON, DETECTRON2, DETECTRON_PYTORCH, TORCHVISION, Convention
+from segplug_instances.ground_truth import GroundTruth
 from segplug_instances.matching import match, match_anchors, sample
 from segplug_instances.proposals import add_ground_truth, limit_over_batch, select
 
@@ -185,6 +187,19 @@ def test_a_seed_fixes_the_sample_and_another_box_changes_little_of_it(replacemen
     assert draw(labels, 3) == draw(labels, 3) != draw(labels, 4)
     if not replacement:
         assert len(draw(labels, 3) ^ draw(torch.cat([labels, labels.new_zeros(1)]), 3)) <= 2
+
+
+def test_many_objects_are_compared_with_proposals_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    boxes = torch.rand(60, 4, generator=draw) * 40
+    boxes[:, 2:] += boxes[:, :2]
+    head = MLPBoxHead(in_channels=2, fc_channels=2, num_classes=1, crowd_overlap=0.7)
+    truth = GroundTruth(boxes[:9], torch.zeros(9).long(), torch.arange(9), (90, 90), boxes[9:12])
+    whole = head.match(boxes, truth)
+    assert {*whole[1].tolist()} == {-1, 0, 1}
+    monkeypatch.setattr(matching, "_MOST_PAIRS", 50)
+    for got, wanted in zip(head.match(boxes, truth), whole):
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("convention", [DETECTRON, TORCHVISION])

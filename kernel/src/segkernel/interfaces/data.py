@@ -91,7 +91,8 @@ class Metric(Protocol):
 
     ``update`` is called once per image with its `Prediction` and its `Targets` at the image's original size; both
     hold tensors on the run's device. An instance is copied before each evaluation.
-    A metric may also offer ``table() -> str``, printed after an evaluation.
+    A metric may also offer ``table() -> str``, printed after an evaluation. Attributes that are None are set before it:
+    ``classes``, the names; ``labels``, the `Labels`; ``split``, ``val`` or ``test``; ``work_dir``, the run's directory.
     """
 
     def update(self, prediction: Prediction, target: Targets) -> None: ...

@@ -26,7 +26,7 @@ from segplug_instances.conventions import ConventionName, convention_of
 from segplug_instances.ground_truth import GroundTruth
 from segplug_instances.layers import conv_sequence
 from segplug_instances.losses import accuracy, box_losses
-from segplug_instances.matching import match, sample
+from segplug_instances.matching import boxes_at_once, match, sample
 from segplug_instances.proposals import add_ground_truth
 from segplug_instances.resnet import Style, residual_stage
 from segplug_instances.roi import RoIPooler, by_image
@@ -184,6 +184,11 @@ class BoxHead(nn.Module):
 
     def match(self, boxes: Tensor, truth: GroundTruth) -> tuple[Tensor, Tensor]:
         """Return the object (n,) of each proposal, and what it may be trained as, (n,): 1, 0, -1 nothing."""
+        parts = boxes.split(boxes_at_once(max(len(truth.boxes), len(truth.crowds))))
+        index, labels = (torch.cat(each) for each in zip(*(self._match(part, truth) for part in parts)))
+        return index, labels
+
+    def _match(self, boxes: Tensor, truth: GroundTruth) -> tuple[Tensor, Tensor]:
         quality = iou(truth.boxes / truth.scale, boxes / truth.scale, self.convention)
         index, labels = match(quality, self.negative_iou[1], self.positive_iou, allow_low_quality=False)
         if len(quality):

@@ -58,8 +58,8 @@ def run_lengths(masks: Any, size: Sequence[int], count: int | None = None) -> li
 
     if isinstance(masks, Mapping):
         return _from_polygons(masks, size, count or 0)
-    planes = np.asfortranarray(np.moveaxis(np.asarray(masks, bool), 0, 2).view(np.uint8))
-    return [_text(entry) for entry in mask.encode(planes)] if len(masks) else []
+    planes = np.asarray(masks, bool).view(np.uint8)
+    return [_text(mask.encode(np.asfortranarray(plane))) for plane in planes]  # a copy of one at a time
 
 
 def _from_polygons(polygons: Mapping[str, np.ndarray], size: Sequence[int], count: int) -> list[RunLengths]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from segplug_instances.boxes import inside_image, iou
 from segplug_instances.conventions import Convention
 
-_MOST_PAIRS = 1 << 25  # of anchors and objects whose IoU is computed at once, in 130 MB
+_MOST_PAIRS = 1 << 25  # of boxes and objects whose IoU is computed at once, in 130 MB
 
 
 def match(quality: Tensor, low: float, high: float, allow_low_quality: bool) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def match_anchors(
     convention says so; then another anchor is the best of a ground truth.
     """
     outside = ~inside_image(anchors, size, margin) & (not convention.outside_anchors)
-    parts = torch.arange(len(anchors), device=anchors.device).split(max(_MOST_PAIRS // max(len(truth), 1), 1))
+    parts = torch.arange(len(anchors), device=anchors.device).split(boxes_at_once(len(truth)))
 
     def quality(part: Tensor) -> Tensor:
         return iou(truth, anchors[part], convention).masked_fill_(outside[part], -1)
@@ -67,6 +67,11 @@ def match_anchors(
         found = [_match(quality(part), low, high, best) for part in parts]
         index, labels = (torch.cat(each) for each in zip(*found))
     return index, labels.masked_fill(outside, -1)
+
+
+def boxes_at_once(truths: int) -> int:
+    """Return how many boxes are compared at once with this number of objects, so that memory stays bounded."""
+    return max(_MOST_PAIRS // max(truths, 1), 1)
 
 
 def sample(

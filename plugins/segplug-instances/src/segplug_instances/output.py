@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, one_hot
 
 from segkernel.annotations import NonNegativeInt, Positive, PositiveInt, Probability
-from segkernel.errors import Problem
+from segkernel.errors import Problem, UsageError
 from segkernel.geometry import Size
 from segkernel.interfaces.output import Output
 from segkernel.labels import Color
@@ -39,6 +39,7 @@ PERSON_SKELETON = (
     *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
 """The connected points of COCO's persons."""
+_MOST_MASK_BYTES = 2**32
 _LEAST_SHOWN = {"logit": 2.0, "map": 0.05, "resized": 0.0}
 """Score of a keypoint above which pictures show it, by `Convention.keypoint_score`."""
 
@@ -156,6 +157,7 @@ class Instances(Output):
         found["boxes"] = from_convention(image["boxes"], self.rules)
         if "masks" in image:
             height, width = image["size"].tolist()
+            _check_memory(len(image["masks"]), height, width)
             found["masks"] = paste(image["masks"], image["boxes"], (height, width), self.rules, self.mask_threshold)
         image = _with_points(image, lambda xy: xy + 0.5 - self.rules.keypoint_centre)
         return found | {name: image[name] for name in ("keypoints",) if name in image}
@@ -245,6 +247,12 @@ class Instances(Output):
         x, y = axes
         grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
         return grid_sample(maps, grid, padding_mode=border, align_corners=False)
+
+
+def _check_memory(count: int, height: int, width: int) -> None:
+    if (needed := count * height * width) > _MOST_MASK_BYTES:
+        what = f"{count} masks of {height} x {width} pixels take {needed / 2**30:.1f} GiB"
+        raise UsageError(f"{what}: lower model.output.limit, or raise model.output.score_threshold")
 
 
 def _with_points(image: dict[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,10 +117,10 @@ class CocoInstanceDataset(ShapeDataset):
             left_out=[_crowds(crowds, len(seen), self._crowd)],
         )
 
-    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: Any) -> Iterable[Shape]:
         require_declared(sample, [size or None for size in key[2:4].tolist()], self._records.path)
         sample.meta |= {"image_id": self._image_ids[key[4]], "category_ids": self.category_ids}
-        return [self._shape(annotation, sample.size) for annotation in self._load(key)]
+        return (self._shape(annotation, sample.size) for annotation in self._load(key))
 
     def _read_skeleton(self, categories: list[dict[str, Any]]) -> None:
         """Set the names of keypoints, and the pairs of them that are connected."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -104,14 +105,14 @@ class CvatDataset(ShapeDataset):
             [LeftOut("shapes-without-pixels", scan.passed, "shapes are points, skeletons or cuboids", _SKIPPED)],
         )
 
-    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: Any) -> Iterable[Shape]:
         where = f"{self._records.path}, image {sample.meta['name']}"
         try:
             element = ElementTree.fromstring(self._records.read([key])[0])
         except ElementTree.ParseError:
             raise DataError("the file has changed since the data set was opened", self._records.path) from None
         require_declared(sample, [_whole(element, name, where) for name in ("height", "width")], where)
-        return [self._shape(shape, sample.size, where) for shape in element if shape.tag in _SHAPES]
+        return (self._shape(shape, sample.size, where) for shape in element if shape.tag in _SHAPES)
 
     def _shape(self, shape: ElementTree.Element, size: Size, where: str) -> Shape:
         label = shape.get("label", "")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -120,11 +121,11 @@ class LabelStudioDataset(ShapeDataset):
             left_out=[LeftOut(kind, count, *_LEFT_OUT[kind]) for kind, count in left_out.items()],
         )
 
-    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: Any) -> Iterable[Shape]:
         where = f"{self._records.path}, task of {sample.meta['name']}"
         (task,) = self._records.load([key])
         found, _ = _objects(task)
-        return [self._shape(result, kind, labels[0], sample, where) for result, kind, labels in found]
+        return (self._shape(result, kind, labels[0], sample, where) for result, kind, labels in found)
 
     def _shape(self, result: dict[str, Any], kind: str, label: str, sample: Sample, where: str) -> Shape:
         require_declared(sample, (result.get("original_height"), result.get("original_width")), where)

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,12 @@ class LabelmeDataset(ShapeDataset):
             images, [found[n][start:] for n in names], keys, annotated, sorted(labels - {_IGNORED}), str(annotations)
         )
 
-    def _shapes(self, sample: Sample, key: str) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: str) -> Iterable[Shape]:
         if not key:
             return []
         document = _load(key)
         require_declared(sample, (document.get("imageHeight"), document.get("imageWidth")), key)
-        return [self._shape(shape, sample.size, key) for shape in document["shapes"]]
+        return (self._shape(shape, sample.size, key) for shape in document["shapes"])
 
     def _shape(self, shape: dict[str, Any], size: Size, path: str) -> Shape:
         label, kind = _label(shape, path), shape.get("shape_type") or "polygon"

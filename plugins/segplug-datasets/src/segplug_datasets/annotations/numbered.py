@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from segkernel.annotations import FileName
 from segkernel.errors import DataError
 from segkernel.sample import Sample
 from segplug_datasets import image
+from segplug_datasets.annotations.objects import check_memory
 from segplug_datasets.annotations.raster import Region
 from segplug_datasets.annotations.shapes import (
     EXAMPLE,
@@ -79,11 +81,11 @@ class NumberedMaskDataset(ShapeDataset):
         listed = [found[name][start:] for name in names]
         return AnnotationIndex(images, listed, keys, [True] * len(names), [self._category], str(masks))
 
-    def _shapes(self, sample: Sample, key: str) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: str) -> Iterable[Shape]:
         raw = read_annotation(sample, key)
         if raw.ndim != 2:
             raise DataError("a mask must have a number for each pixel, this one has colours", key)
-        return [Shape(self._category, region) for region in numbered_regions(raw).values()]
+        return (Shape(self._category, region) for region in numbered_regions(raw).values())
 
 
 class PennFudanDataset(NumberedMaskDataset):
@@ -129,10 +131,12 @@ def numbered_regions(raw: np.ndarray) -> dict[int, Region]:
     order = np.argsort(values, kind="stable")
     rows, columns, values = rows[order], columns[order], values[order]
     starts = np.flatnonzero(np.diff(values.astype(np.int64), prepend=0))
-    regions = {}
+    regions, taken = {}, 0
     for part in np.split(np.arange(len(values)), starts)[1:]:
         top, left = int(rows[part].min()), int(columns[part].min())
         mask = np.zeros((int(rows[part].max()) + 1 - top, int(columns[part].max()) + 1 - left), bool)
         mask[rows[part] - top, columns[part] - left] = True
         regions[int(values[part[0]])] = Region(top, left, mask)
+        taken += mask.nbytes
+        check_memory(taken, len(regions))
     return regions

@@ -25,6 +25,8 @@ from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints, ObjectValue
 Instances = Literal["polygons", "masks", "boxes"]
 MOST_MASK_BYTES = 2**30
 """Limit of the bitmaps of one image."""
+MOST_REGION_BYTES = 2**32
+"""Limit of the pixels of all objects of one image, each in its box, while they are read."""
 
 
 @dataclass
@@ -52,6 +54,17 @@ class Shape:
     area: float | None = None
     keypoints: np.ndarray | None = None
     listed: bool = True
+
+
+def check_memory(taken: int, number: int) -> None:
+    """Check the memory of the pixels of ``number`` objects, ``taken`` bytes.
+
+    Raises:
+        DataError: When it is more than `MOST_REGION_BYTES`.
+    """
+    if taken > MOST_REGION_BYTES:
+        what = f"the pixels of its first {number} objects take more than {MOST_REGION_BYTES / 2**30:.3g} GiB"
+        raise DataError(f"{what}: too many, or too large\n    cut the image into parts, or make it smaller")
 
 
 def object_fields(

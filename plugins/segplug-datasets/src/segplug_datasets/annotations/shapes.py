@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
@@ -15,7 +15,7 @@ from segkernel.geometry import Geometry
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, ObjectField, Sample, Size
 from segplug_datasets import image
-from segplug_datasets.annotations.objects import Instances, object_fields
+from segplug_datasets.annotations.objects import Instances, check_memory, object_fields
 from segplug_datasets.annotations.objects import Shape as Shape
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import as_data_error
@@ -169,16 +169,26 @@ class ShapeDataset(Labelled):
         """Read the index of the files, without the shapes."""
         raise NotImplementedError
 
-    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: Any) -> Iterable[Shape]:
         """Read the shapes of a sample."""
         raise NotImplementedError
 
+    def _read(self, sample: Sample, key: Any) -> list[Shape]:
+        """Return the shapes of a sample."""
+        shapes, taken = [], 0
+        for shape in self._shapes(sample, key):
+            shapes.append(shape)
+            taken += shape.region.mask.nbytes
+            if self._instances is not None:
+                check_memory(taken, len(shapes))
+        return shapes
+
     def _annotate(self, sample: Sample, key: Any) -> None:
         try:
-            self._add_fields(sample, self._shapes(sample, key))
+            self._add_fields(sample, self._read(sample, key))
         except MadeOnStoredPixelsError as error:
             stored = Sample(image=sample.image.swapaxes(0, 1), meta=sample.meta)
-            self._add_fields(stored, self._shapes(stored, key))
+            self._add_fields(stored, self._read(stored, key))
             turn = Upright(error.orientation)
             sample.fields = {name: field.apply(turn, stored.size) for name, field in stored.fields.items()}
             what = f"size of the image before its EXIF rotation; labels are rotated with it: {sample.meta['path']}"

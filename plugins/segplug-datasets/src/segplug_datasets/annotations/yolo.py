@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,12 @@ class YoloSegDataset(ShapeDataset):
         classes = list(self._categories.values())
         return AnnotationIndex(images, names, keys, annotated, classes, str(path), left_out=left_out)
 
-    def _shapes(self, sample: Sample, key: str) -> list[Shape]:
+    def _shapes(self, sample: Sample, key: str) -> Iterable[Shape]:
         if not os.path.isfile(key):
             return []
         lines = read_text(Path(key)).splitlines()
         filled = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
-        return [self._shape(words, sample.size, f"{key}, line {number}") for number, words in filled]
+        return (self._shape(words, sample.size, f"{key}, line {number}") for number, words in filled)
 
     def _shape(self, words: Sequence[str], size: Size, where: str) -> Shape:
         try:

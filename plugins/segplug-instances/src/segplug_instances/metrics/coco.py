@@ -12,6 +12,7 @@ import numpy as np
 
 from segkernel.annotations import FileName, Positive, PositiveInt
 from segkernel.errors import DataError, UsageError
+from segkernel.files import replacing
 from segplug_instances.coco_json import results_of, run_lengths
 from segplug_instances.metrics.matches import Kind, Matches, check_sigmas
 
@@ -48,7 +49,8 @@ class COCOMetric:
         limits: Largest numbers of detections per image and class for boxes and masks.
         class_agnostic: Whether classes of boxes and masks are not told apart.
         sigmas: Standard deviation of each keypoint, relative to the object's scale; COCO's 17 when None.
-        results_file: JSON file for all detections in COCO's form.
+        results_file: JSON file for all detections in COCO's form. A run puts it into its directory, unless the path is
+            absolute, and adds ``_val`` or ``_test`` to its name.
         image_ids: Image ids of the file: the meta entry of a sample that has them, or its index when None.
         category_ids: Category ids of the file, one for each class; those of COCO's data sets, else 1, 2, ... when None.
         format_only: Only write ``results_file``; nothing is measured, and the images need no annotations.
@@ -78,6 +80,8 @@ class COCOMetric:
         self.class_agnostic, self.sigmas = class_agnostic, sigmas
         self.results_file, self.image_ids, self.category_ids = results_file, image_ids, category_ids
         self.format_only = format_only
+        self.work_dir: Path | None = None  # set by the runner
+        self.split: str | None = None
         self._matches: dict[str, Matches] = {}
         self._results: list[dict[str, Any]] = []
         self._images = 0
@@ -113,7 +117,7 @@ class COCOMetric:
     def compute(self) -> dict[str, float]:
         """Return the numbers in per cent, the summary first, then one per class; none with ``format_only``."""
         if self.results_file is not None:
-            self._write(Path(self.results_file))
+            self._write(self._path())
         categories = range(len(self._names()))
         found: dict[str, float] = {}
         for kind, matches in self._matches.items():
@@ -127,7 +131,7 @@ class COCOMetric:
     def table(self) -> str:
         """Return a table of the average precision of every class, with the means below; ``-`` for no ground truth."""
         if not self._matches:
-            return f"results written to {self.results_file}" if self.results_file else "no image was measured"
+            return f"results written to {self._path()}" if self.results_file else "no image was measured"
         categories, columns = range(len(self._names())), ("AP", "AP50", "AP75")
         rows = [["class", *(f"{kind} {name}" for kind in self._matches for name in columns)]]
         tables = [matches.per_category(categories) for matches in self._matches.values()]
@@ -166,11 +170,16 @@ class COCOMetric:
                 check_sigmas(truth["keypoints"].shape[1], self.sigmas)
             self._matches.setdefault(kind, self._fresh(kind)).add(number, annotations, detections)
 
+    def _path(self) -> Path:
+        path = (self.work_dir or Path()) / (self.results_file or "")
+        return path.with_stem(f"{path.stem}_{self.split}") if self.split else path
+
     def _write(self, path: Path) -> None:
         """Write the detections by category, then image, as Detectron does."""
         ordered = sorted(self._results, key=lambda result: (result["category_id"], result["image_id"]))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(ordered), "utf-8")
+        with replacing(path) as temporary:  # every rank writes the same
+            temporary.write_text(json.dumps(ordered), "utf-8")
 
 
 def _annotations(truth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
