@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 from representatives import FAMILIES  # noqa: E402
 
 FORMATS = ("onnx", "openvino", "torchexport", "torchscript", "executorch", "aotinductor", "coreml", "tensorrt")
-RESULTS = ("yes", "larger", "fixed", "written", "no")
+RESULTS = ("yes", "larger", "fixed", "written", "timeout", "no")
 PAGE = ROOT / "docs" / "export-formats.md"
 HEAD = """# Families and formats
 
@@ -36,7 +36,8 @@ family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pi
 **yes**: batch, height and width are dynamic, and the logits at three sizes and with batches of one to three are
 those of the model within 0.1 %. **larger**: the same, but only for an example of four times the size, and sizes not
 below it. **fixed**: with fixed sizes only (`--dynamic none`). **written**: with fixed sizes, but not run, as Core ML
-runs on macOS only. **no**: none of these. Reasons are below. -: not run.
+runs on macOS only. **timeout**: not finished in the time that its reason states, on one core. **no**: none of these.
+Reasons are below. -: not run.
 
 """
 
@@ -119,17 +120,17 @@ def share_captures() -> None:
         module.write_onnx = written  # type: ignore[attr-defined]
 
 
-def run(family: str, formats: list[str], results: Path) -> None:
-    """Export a family in a subprocess; one that crashes or hangs is a result, too."""
+def run(family: str, formats: list[str], results: Path, limit: float) -> None:
+    """Export a family in a subprocess of at most ``limit`` seconds; one that crashes or hangs is a result, too."""
     command = [sys.executable, __file__, family, "--formats", ",".join(formats), "--child"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-        output, reason = done.stdout, (done.stderr.strip().splitlines() or ["no output"])[-1]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        output, result, reason = done.stdout, "no", (done.stderr.strip().splitlines() or ["no output"])[-1]
     except subprocess.TimeoutExpired as error:
-        output, reason = (error.stdout or b"").decode(), "it takes more than 30 minutes"
+        output, result, reason = (error.stdout or b"").decode(), "timeout", f"it takes more than {limit:.0f} s"
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if missing := [kind for kind in formats if kind not in {row["format"] for row in rows}]:
-        rows.append({"family": family, "format": missing[0], "result": "no", "reason": reason, "seconds": 0})
+        rows.append({"family": family, "format": missing[0], "result": result, "reason": reason, "seconds": 0})
     with results.open("a", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
@@ -138,7 +139,7 @@ def run(family: str, formats: list[str], results: Path) -> None:
                 flush=True,
             )
     if len(missing) > 1:  # it ended in the first
-        run(family, missing[1:], results)
+        run(family, missing[1:], results, limit)
 
 
 def rows_in(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*", metavar="FAMILY")
     parser.add_argument("--formats", default=",".join(FORMATS[:4]))
     parser.add_argument("--results", type=Path, default=Path("exports.jsonl"))
+    parser.add_argument("--limit", type=float, default=1800, metavar="SECONDS", help="for one family")
     parser.add_argument("--write", action="store_true", help="only write the page")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -204,7 +206,7 @@ def main() -> None:
         done = rows_in(options.results)
         for family in options.families or FAMILIES:
             if missing := [kind for kind in formats if (family, kind) not in done]:
-                run(family, missing, options.results)
+                run(family, missing, options.results, options.limit)
     write_page(options.results)
 
 

@@ -19,7 +19,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "kernel" / "src" / "segkernel" / "known.json"
 PREFIX = "segkernel."
-NO_COMPONENTS = ("adapters", "commands", "config_checks", "displays", "former_names", "optimizations")
+NO_COMPONENTS = ("adapters", "commands", "config_checks", "displays", "former_names", "optimizations", "quick_checks")
 NOT_COMPONENTS = {f"{PREFIX}{group}" for group in NO_COMPONENTS}
 BEGIN, END = "# The names below are written by tools/update_known.py.\n", "# Here they end.\n"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PLUGINS = sorted(Path(__file__).parents[2].glob("plugins/*"))
-NO_COMPONENTS = ("zoo", "config_sources", "config_checks", "former_names", "commands", "weight_formats", "layers")
+NO_COMPONENTS = ("zoo", "config_sources", "config_checks", "quick_checks", "former_names", "commands", "weight_formats",
+                 "layers")  # fmt: skip
 ELSEWHERE = tuple(f"segkernel.{group}" for group in NO_COMPONENTS)
 
 

@@ -103,6 +103,7 @@ class Predictor:
         output = self.model.outputs["seg"]
         # An output without classes, such as depth, gets one name, as labels cannot be empty.
         self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes or 1)
+        self.classes, self.palette = self.labels.classes, self.labels.palette
         used = {"data": ["preprocess"] + ["eval_transforms"] * (transforms is None), "evaluate": ["test_cfg"]}
         given = {name: _entries(config.get(name) or {}, keys) for name, keys in used.items()} if config else {}
         sections = build(Sections, given, catalog=catalog)
@@ -118,16 +119,6 @@ class Predictor:
         for _, optimized in catalog.load_all("optimizations") if wanted else ():
             faster = optimized(faster, self.device)
         self._engine.prepare_model(faster, self.preprocessor.eval())
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     @property
     def device(self) -> torch.device:

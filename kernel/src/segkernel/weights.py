@@ -182,9 +182,8 @@ def _refusal(report: LoadReport, classes: Sequence[str] | None) -> CheckpointErr
     lines = ["the weights do not fit the model", *report.misfits()]
     if classes:
         lines.append(f"    the file was trained on {len(classes)} classes: {_some(tuple(classes))}")
-    return CheckpointError(
-        "\n".join([*lines, "    use the config of these weights, or fine-tune with load_from", _CHECK])
-    )
+    lines += ["    use the config of these weights, or fine-tune with load_from", _CHECK]
+    return CheckpointError("\n".join(lines))
 
 
 _CHECK = "    all differences and probable renames: seg-kernel convert FILE CONFIG --check"

@@ -7,8 +7,10 @@ import shlex
 
 import click
 
+from segkernel.catalog import Catalog
 from segkernel.cli import CONFIG, OVERRIDES
 from segkernel.config import load_config
+from segkernel.errors import ConfigError
 
 
 @click.group("config")
@@ -56,14 +58,15 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
       seg-kernel config check my.yaml schedule.iterations=500
     """
     loaded = load_config(config, overrides)
+    plugins = Catalog.discover()
+    if problems := [problem for _, check in plugins.load_all("quick_checks") for problem in check(loaded)]:
+        raise ConfigError(problems)
     gc.disable()  # looking for cycles among the objects of imported modules, which stay, would take half a second
     click.get_current_context().call_on_close(gc.enable)
     click.echo(f"checking {config}: importing its components", err=True)  # torch among them, which takes a second
-    from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of
-    from segkernel.loading import catalog_of
 
-    more = catalog_of(loaded).load_all("config_checks")
-    if problems := problems_of(loaded) or [problem for _, check in more for problem in check(loaded)]:
+    more = (problem for _, check in plugins.load_all("config_checks") for problem in check(loaded))
+    if problems := problems_of(loaded) or list(more):
         raise ConfigError(problems)
     click.echo(f"{config} is valid\nnext: seg-kernel run {shlex.join((config, *overrides))}")

@@ -37,7 +37,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is None:
         catalog = Catalog.discover()
         if as_json:
-            _write({"kernel": __version__, "plugins": list(map(_as_data, _offers(catalog).values()))})
+            plugins = list(map(_as_data, _offers(catalog).values()))
+            click.echo(json.dumps({"kernel": __version__, "plugins": plugins}, indent=2))
         else:
             _print_list(catalog)
 
@@ -54,7 +55,7 @@ def show(distribution: str, as_json: bool) -> None:
     """
     first, *_ = rows = _wanted(Catalog.discover(), distribution)
     if as_json:
-        _write(_as_data(rows))
+        click.echo(json.dumps(_as_data(rows), indent=2))
         return
     accepts = f"accepts seg-kernel {first.requires or 'any'} ({__version__} is running)"
     click.echo(f"{first.distribution} {first.version}: {first.status}, {accepts}")
@@ -86,7 +87,7 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
         if not as_json:
             _print_results(name, found)
     if as_json:
-        _write(results)
+        click.echo(json.dumps(results, indent=2))
     failed = any(result["status"] == "failed" for result in results)
     step = "see docs/conformance.md" if failed else "publish it, see docs/plugins.md" if deep else "check with --deep"
     click.echo(f"next: {step}", err=as_json)
@@ -133,7 +134,3 @@ def _print_results(name: str, results: Sequence[CheckResult]) -> None:
     counts = Counter(result.status for result in results).items()
     rows = [f"  {r.status} {r.component} {r.check}: {r.message}" for r in results if r.status != "passed"]
     click.echo("\n".join([f"{name}: " + ", ".join(f"{number} {status}" for status, number in counts), *rows]))
-
-
-def _write(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2))

@@ -21,7 +21,8 @@ Status = Literal["passed", "failed", "expected", "skipped"]
 _HOMES = {
     **dict.fromkeys(("backbones", "necks", "heads", "segmentors"), "models"),
     **dict.fromkeys(("optimizers", "parameter_groups", "schedules"), "optim"),
-    **dict.fromkeys(("layers", "outputs", "parts", "default_hooks", "former_names", "config_checks"), "signature"),
+    **dict.fromkeys(("layers", "outputs", "parts", "default_hooks", "former_names"), "signature"),
+    **dict.fromkeys(("config_checks", "quick_checks"), "signature"),
     **dict.fromkeys(("zoo", "config_sources", "commands", "adapters", "displays", "optimizations"), "package"),
     "samplers": "datasets",
 }

@@ -88,8 +88,7 @@ def zoo_configs(subject: Subject) -> None:
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as check_config
 
-    missing = []
-    catalog = subject.catalog or Catalog.current()
+    missing, catalog = list[str](), subject.catalog or Catalog.current()
     sources, more = installed_sources(catalog), [check for _, check in catalog.load_all("config_checks")]
     skip_unless(sources, "no installed config source reads it")
     prefix = f"{subject.target.distribution}::"

@@ -22,9 +22,6 @@ from segkernel.sample import Batch
 from segplug_training.distributed import DistributedArguments, DistributedEngine
 from segplug_training.loss_module import LossModule
 
-_NEW = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters  # since torch 2.13
-_BUFFERS = "forward_sync_buffers" if _NEW else "broadcast_buffers"
-
 
 class DDPEngine(DistributedEngine):
     """Data parallelism: every rank trains a replica on its share of the batch; gradients are averaged during backward.
@@ -55,13 +52,14 @@ class DDPEngine(DistributedEngine):
         super().__init__(**kwargs)
         if self.compile and bucket_cap_mb < 1:  # an assertion of its optimiser for DDP
             raise UsageError(f"engine.bucket_cap_mb {bucket_cap_mb:g}: torch.compile needs buckets of 1 MB or more")
+        is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters  # torch 2.13
         self.options: dict[str, Any] = {
             "find_unused_parameters": find_unused_parameters,
             "static_graph": static_graph,
             "bucket_cap_mb": bucket_cap_mb,
             "gradient_as_bucket_view": True,
             # Running statistics are needed in evaluation only; `sync_buffers` broadcasts rank 0's then.
-            _BUFFERS: False,
+            "forward_sync_buffers" if is_new else "broadcast_buffers": False,
         }
         self._graph_unknown = static_graph  # DDP records it in a first pass that all-reduces gradients
         self._exchanged: list[bool] = []

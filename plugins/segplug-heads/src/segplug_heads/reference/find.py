@@ -32,7 +32,8 @@ from segplug_heads.reference.yaml_text import block, flow
 if TYPE_CHECKING:
     from segkernel.interfaces.model import WeightFormat
 
-NO_EXAMPLE = ("outputs", "weight_formats", "config_sources", "former_names", "config_checks", "commands", "zoo")
+NO_EXAMPLE = ("outputs", "weight_formats", "config_sources", "former_names", "config_checks", "quick_checks",
+              "commands", "zoo")  # fmt: skip
 """Groups whose members are not named by ``type:`` in a config."""
 NOT_SUPPORTED = ("LBFGS", "SparseAdam")
 """Optimisers of torch that need another loop or other gradients."""
