@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.dpt_head import DPTHead as DPTHead
     from segplug_heads.heads.ema_head import EMAHead as EMAHead
     from segplug_heads.heads.enc_head import EncHead as EncHead
+    from segplug_heads.heads.eomt_head import EoMTHead as EoMTHead
     from segplug_heads.heads.fcn_head import FCNHead as FCNHead
     from segplug_heads.heads.fpn_head import FPNHead as FPNHead
     from segplug_heads.heads.gc_head import GCHead as GCHead
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from segplug_heads.losses.soft_dice_loss import SoftDiceLoss as SoftDiceLoss
     from segplug_heads.losses.tversky_loss import TverskyLoss as TverskyLoss
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
+    from segplug_heads.mask_annealing import MaskAnnealingHook as MaskAnnealingHook
     from segplug_heads.moving_in.source import FormerConfigs as FormerConfigs
     from segplug_heads.necks.feature_pyramid import Feature2Pyramid as Feature2Pyramid
     from segplug_heads.necks.fpn import FPN as FPN
@@ -96,11 +98,14 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.depth_estimator import DepthEstimator as DepthEstimator
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
+    from segplug_heads.segmentors.eomt import EoMT as EoMT
     from segplug_heads.segmentors.module_segmentor import ModuleSegmentor as ModuleSegmentor
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
     from segplug_heads.weight_formats.clip import CLIPSAN as CLIPSAN
+    from segplug_heads.weight_formats.eomt import OfficialEoMT as OfficialEoMT
+    from segplug_heads.weight_formats.eomt import TransformersEoMT as TransformersEoMT
     from segplug_heads.weight_formats.mask2former import Detectron2Mask2Former as Detectron2Mask2Former
     from segplug_heads.weight_formats.mask2former import TransformersMask2Former as TransformersMask2Former
     from segplug_heads.weight_formats.oneformer import OfficialOneFormer as OfficialOneFormer
@@ -134,6 +139,8 @@ _HOMES = {
     "EMAHead": ".heads.ema_head",
     "EncHead": ".heads.enc_head",
     "EncoderDecoder": ".segmentors.encoder_decoder",
+    "EoMT": ".segmentors.eomt",
+    "EoMTHead": ".heads.eomt_head",
     "FCNHead": ".heads.fcn_head",
     "FPN": ".necks.fpn",
     "FPNHead": ".heads.fpn_head",
@@ -160,6 +167,7 @@ _HOMES = {
     "MLANeck": ".necks.mla_neck",
     "MSDeformAttnPixelDecoder": ".parts.pixel_decoder",
     "Mask2FormerHead": ".heads.mask2former_head",
+    "MaskAnnealingHook": ".mask_annealing",
     "MaskFormerHead": ".heads.maskformer_head",
     "MaskPseudoSampler": ".parts.matching",
     "ModuleSegmentor": ".segmentors.module_segmentor",
@@ -169,6 +177,7 @@ _HOMES = {
     "NLHead": ".heads.nl_head",
     "OCRHead": ".heads.ocr_head",
     "OHEMPixelSampler": "segkernel.nn.sampler",
+    "OfficialEoMT": ".weight_formats.eomt",
     "OfficialOneFormer": ".weight_formats.oneformer",
     "OhemCrossEntropy": ".losses.ohem_loss",
     "OneFormerHead": ".heads.oneformer_head",
@@ -192,6 +201,7 @@ _HOMES = {
     "SoftDiceLoss": ".losses.soft_dice_loss",
     "TextQueryEncoder": ".parts.text_queries",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
+    "TransformersEoMT": ".weight_formats.eomt",
     "TransformersMask2Former": ".weight_formats.mask2former",
     "TransformersOneFormer": ".weight_formats.oneformer",
     "TverskyLoss": ".losses.tversky_loss",

@@ -19,17 +19,7 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import nchw_to_nlc, resize
-from segplug_heads.heads.mask_queries import (
-    NO_IGNORE,
-    MaskQueryHead,
-    QueryTrainConfig,
-    at_random_points,
-    at_uncertain_points,
-    default_assigner,
-    point_sampling_of,
-)
-from segplug_heads.losses.query_losses import QueryCrossEntropyLoss, QueryDiceLoss
-from segplug_heads.parts.matching import Objects, Queries
+from segplug_heads.heads.mask_queries import PointQueryHead, QueryTrainConfig
 from segplug_heads.parts.pixel_decoder import (
     SINE_ENCODING,
     MSDeformAttnPixelDecoder,
@@ -64,7 +54,7 @@ class Mask2FormerArguments(TypedDict, total=False):
     ignore_index: LabelId
 
 
-class Mask2FormerHead(MaskQueryHead):
+class Mask2FormerHead(PointQueryHead):
     """Feature maps, finest first -> (N, num_classes, h, w) at the size of the first, as `semantic_inference` has it.
 
     The losses are ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the last layer, and ``d0.loss_cls`` and so on of
@@ -154,24 +144,21 @@ class Mask2FormerHead(MaskQueryHead):
         align_corners: bool = False,
         ignore_index: LabelId = 255,
     ) -> None:
-        train = train_cfg or {}
         super().__init__(
             num_classes=num_classes,
             feat_channels=feat_channels,
             out_channels=out_channels,
             num_queries=num_queries,
             in_index=in_index,
-            loss_cls=loss_cls or QueryCrossEntropyLoss(class_weight=[1.0] * num_classes + [0.1], loss_weight=2.0),
-            loss_mask=loss_mask or QueryCrossEntropyLoss(use_sigmoid=True, loss_weight=5.0),
-            loss_dice=loss_dice or QueryDiceLoss(naive_dice=True, eps=1.0, loss_weight=5.0),
-            assigner=train.get("assigner") or default_assigner(),
-            sampler=train.get("sampler"),
+            loss_cls=loss_cls,
+            loss_mask=loss_mask,
+            loss_dice=loss_dice,
+            train_cfg=train_cfg,
             ignore_index=ignore_index,
             align_corners=align_corners,
         )
         self.in_channels, self.strides, self.test_cfg = list(in_channels), tuple(strides), test_cfg
         self.num_levels = num_transformer_feat_level
-        self.point_sampling = point_sampling_of(train)
         self.pixel_decoder = (pixel_decoder or _pixel_decoder(self.num_levels))(
             in_channels=in_channels, feat_channels=feat_channels, out_channels=out_channels
         )
@@ -217,17 +204,6 @@ class Mask2FormerHead(MaskQueryHead):
             query = layer(query, query_pos, memory[level], memory_pos[level], attn_mask)
             predictions.append(self._predict_queries(query, mask_features))
         return [class_logits for class_logits, _ in predictions], [mask_logits for _, mask_logits in predictions]
-
-    def prepare_for_matching(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
-        return at_random_points(queries, objects, self.point_sampling.num_points)
-
-    def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        predicted, true = at_uncertain_points(mask_logits, masks, self.point_sampling)
-        loss_dice = self.loss_dice(predicted, true, avg_factor=count)
-        # mmdetection divides by objects times points; Dice is one number per object.
-        points = count * self.point_sampling.num_points
-        loss_mask = self.loss_mask(predicted.flatten(), true.flatten(), ignore_index=NO_IGNORE, avg_factor=points)
-        return loss_mask, loss_dice
 
     def _memory_inputs(self, memories: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Size]]:
         """Return tokens (N, h * w, C), position encodings (1, h * w, C) and size (h, w) of each memory."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -19,10 +19,10 @@ from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head, Loss, PixelClasses
-from segkernel.nn import mean_over_ranks, resize
+from segkernel.nn import LayerConfig, build_activation, mean_over_ranks, resize
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points, uncertainty
-from segplug_heads.losses.query_losses import QueryCrossEntropyLoss
+from segplug_heads.losses.query_losses import QueryCrossEntropyLoss, QueryDiceLoss
 from segplug_heads.parts.matching import (
     Assigner,
     ClassificationCost,
@@ -34,6 +34,7 @@ from segplug_heads.parts.matching import (
     Queries,
 )
 
+RELU: LayerConfig = {"type": "ReLU"}
 NO_IGNORE = -1
 """The ``ignore_index`` of losses whose targets are all valid."""
 
@@ -176,6 +177,7 @@ class MaskQueryHead(Head):
         sampler: Selects matches to train on; None is all.
         ignore_index: Label that is ignored.
         align_corners: As in `segkernel.nn.resize`, for resizing the output.
+        act_cfg: Type of the activations of the perceptron that makes a mask embedding of a query.
     """
 
     def __init__(
@@ -193,6 +195,7 @@ class MaskQueryHead(Head):
         sampler: MatchSampler | None,
         ignore_index: int,
         align_corners: bool,
+        act_cfg: LayerConfig = RELU,
     ) -> None:
         super().__init__()
         self.num_classes, self.num_queries, self.in_index = num_classes, num_queries, in_index
@@ -201,9 +204,9 @@ class MaskQueryHead(Head):
         self.cls_embed = nn.Linear(feat_channels, num_classes + 1)
         self.mask_embed = nn.Sequential(
             nn.Linear(feat_channels, feat_channels),
-            nn.ReLU(inplace=True),
+            build_activation(act_cfg),
             nn.Linear(feat_channels, feat_channels),
-            nn.ReLU(inplace=True),
+            build_activation(act_cfg),
             nn.Linear(feat_channels, out_channels),
         )
         if loss_cls is None:
@@ -295,3 +298,50 @@ class MaskQueryHead(Head):
         if weight is None:
             return labels.new_tensor(len(labels), dtype=torch.float32)
         return class_logits.new_tensor(weight)[labels].sum()
+
+
+class PointQueryHead(MaskQueryHead):
+    """Base of heads whose masks are matched and learned at points, with Mask2Former's losses by default.
+
+    Args:
+        num_classes: Number of classes, K.
+        loss_cls: Loss of the classes; None is cross-entropy times 2, with a weight of 0.1 for "no object".
+        loss_mask: Loss of the masks' points; None is binary cross-entropy times 5.
+        loss_dice: Loss of the masks' overlap; None is the Dice loss times 5.
+        train_cfg: How queries are matched with objects, and at how many points; None is by the costs that correspond
+            to these losses, at 12544 points.
+        **kwargs: Arguments of `MaskQueryHead`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: PositiveInt,
+        loss_cls: Loss | None,
+        loss_mask: Loss | None,
+        loss_dice: Loss | None,
+        train_cfg: QueryTrainConfig | None,
+        **kwargs: Any,
+    ) -> None:
+        train = train_cfg or {}
+        super().__init__(
+            num_classes=num_classes,
+            loss_cls=loss_cls or QueryCrossEntropyLoss(class_weight=[1.0] * num_classes + [0.1], loss_weight=2.0),
+            loss_mask=loss_mask or QueryCrossEntropyLoss(use_sigmoid=True, loss_weight=5.0),
+            loss_dice=loss_dice or QueryDiceLoss(naive_dice=True, eps=1.0, loss_weight=5.0),
+            assigner=train.get("assigner") or default_assigner(),
+            sampler=train.get("sampler"),
+            **kwargs,
+        )
+        self.point_sampling = point_sampling_of(train)
+
+    def prepare_for_matching(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
+        return at_random_points(queries, objects, self.point_sampling.num_points)
+
+    def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        predicted, true = at_uncertain_points(mask_logits, masks, self.point_sampling)
+        loss_dice = self.loss_dice(predicted, true, avg_factor=count)
+        # mmdetection divides by objects times points; Dice is one number per object.
+        points = count * self.point_sampling.num_points
+        loss_mask = self.loss_mask(predicted.flatten(), true.flatten(), ignore_index=NO_IGNORE, avg_factor=points)
+        return loss_mask, loss_dice
