@@ -20,6 +20,7 @@ from segplug_backbones import (
     VGG,
     EfficientNet,
     FastSCNN,
+    Hiera,
     MixVisionTransformer,
     MobileNetV2,
     MobileNetV3,
@@ -28,11 +29,31 @@ from segplug_backbones import (
     ResNetV1c,
     ResNetV1d,
     ResNeXt,
+    SAM2Hiera,
     ShuffleNetV2,
     SwinTransformer,
     SwinTransformerV2,
+    ViTSAM,
 )
+from segplug_backbones.hiera import HieraTrunk
+from segplug_backbones.sam2_hiera import SAM2HieraArch
+from segplug_backbones.vit_sam import ViTSAMArch
 
+SMALL_SAM: ViTSAMArch = {
+    "embed_dims": 16,
+    "num_layers": 3,
+    "num_heads": 2,
+    "feedforward_channels": 32,
+    "global_attn_indexes": (2,),
+}
+SMALL_SAM2: SAM2HieraArch = {
+    "embed_dims": 8,
+    "num_heads": 1,
+    "depths": (1, 2, 2, 1),
+    "window_sizes": (4, 2, 4, 3),
+    "global_attn_indexes": (4,),
+    "position_size": 3,
+}
 BUILDERS: dict[str, Callable[..., Backbone]] = {
     "resnet18": lambda **more: ResNet(18, base_channels=8, **more),
     "resnet18-caffe": lambda **more: ResNet(18, style="caffe", base_channels=8, **more),
@@ -52,6 +73,9 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     "swin-v2": lambda **more: SwinTransformerV2(
         {"embed_dims": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}, img_size=64, window_size=4, **more
     ),
+    "hiera": lambda **more: Hiera({"embed_dims": 8, "num_heads": 1, "depths": (1, 2, 2, 1)}, img_size=64, **more),
+    "sam2-hiera": lambda **more: SAM2Hiera(SMALL_SAM2, **more),
+    "vit-sam": lambda **more: ViTSAM(SMALL_SAM, img_size=64, window_size=3, **{"out_indices": (0, 1, 2), **more}),
     "pcpvt": lambda **more: PCPVT(embed_dims=(8, 8, 16, 16), depths=(1, 2, 1, 1), norm_after_stage=True, **more),
     "svt": lambda **more: SVT(
         embed_dims=(8, 8, 16), depths=(2, 1, 1), windiow_sizes=(4, 4, 4), **{"out_indices": (0, 1, 2), **more}
@@ -168,7 +192,7 @@ def test_channels_last_is_kept_and_changes_no_number(build):
 @pytest.mark.parametrize("build", EXPORTED)
 def test_exports_with_dynamic_sizes(build):
     backbone = build().eval()
-    windows = isinstance(backbone, SwinTransformer | SwinTransformerV2 | SVT)
+    windows = isinstance(backbone, SwinTransformer | SwinTransformerV2 | SVT | HieraTrunk | ViTSAM)
     least = 160 if windows else 64  # to an exporter, a map of one window is a case of its own
     sides = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=least), 3: torch.export.Dim("w", min=least)}
     program = torch.export.export(backbone, (torch.rand(2, 3, least, least + 32),), dynamic_shapes=(sides,))

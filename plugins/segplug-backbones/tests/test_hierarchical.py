@@ -7,7 +7,8 @@ import torch
 
 import segplug_backbones
 from segkernel.errors import ConfigError
-from segplug_backbones import MSCAN, PCPVT, SVT, SwinTransformer, SwinTransformerV2
+from segplug_backbones import MSCAN, PCPVT, SVT, Hiera, SAM2Hiera, SwinTransformer, SwinTransformerV2, ViTSAM
+from segplug_backbones.hiera import _row_by_row
 from segplug_backbones.twins import LocallyGroupedSelfAttention
 from segplug_backbones.windows import (
     count_windows,
@@ -166,3 +167,63 @@ def test_swin_v2_has_the_published_size(arch, millions):
     # The published models classify 1000 classes, after one norm.
     count = sum(p.numel() for p in backbone.parameters()) + 2 * channels + 1001 * channels
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arch", "millions"),
+    {"tiny": 27.91, "small": 35.01, "base": 51.52, "base_plus": 69.90, "large": 213.74, "huge": 672.78}.items(),
+)
+def test_hiera_has_the_published_size(arch, millions):
+    with torch.device("meta"):
+        backbone = Hiera(arch, out_norm=False)
+    channels = backbone.channels[-1]
+    count = sum(p.numel() for p in backbone.parameters()) + 2 * channels + 1001 * channels
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("build", "millions"),
+    [
+        (lambda: SAM2Hiera("tiny"), 26.85),
+        (lambda: SAM2Hiera("small"), 33.95),
+        (lambda: SAM2Hiera("base_plus"), 68.68),
+        (lambda: SAM2Hiera("large"), 212.15),
+        (lambda: ViTSAM("base"), 89.67),
+        (lambda: ViTSAM("large"), 308.28),
+        (lambda: ViTSAM("huge"), 637.03),
+    ],
+)
+def test_encoders_of_sam_have_the_published_size(build, millions):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build().parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_hiera_attends_within_its_windows_only():
+    backbone = Hiera({"embed_dims": 8, "num_heads": 1, "depths": (1, 1, 1, 1)}, window_sizes=(8, 4, 2, 1), img_size=64)
+    images = torch.rand(1, 3, 64, 64)
+    changed = images.clone()
+    changed[..., 40:, 40:] += 1  # the last of four windows of 32 pixels; a patch sees 2 pixels more
+    before, after = (maps[-1] for maps in (backbone.eval()(images), backbone(changed)))
+    assert (before != after).any(1)[0].tolist() == [[False, False], [False, True]]
+
+
+def test_row_by_row_tokens_are_scattered_over_the_windows():
+    tokens = torch.arange(64.0).view(1, 8, 8, 1)
+    scattered = _row_by_row(tokens, 1)
+    assert scattered[0, :2, :2, 0].tolist() == [[0, 16], [32, 48]]
+    assert sorted(scattered.flatten().tolist()) == tokens.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "layer", "stage"),
+    [
+        ("pos_embed", 0, 0),
+        ("blocks.0.mlp.fc1.weight", 1, 1),
+        ("blocks.3.norm1.bias", 4, 3),
+        ("norm3.weight", None, None),
+    ],
+)
+def test_hiera_numbers_its_layers(parameter, layer, stage):
+    backbone = Hiera({"embed_dims": 8, "num_heads": 1, "depths": (1, 1, 2, 1)}, img_size=64)
+    assert backbone.layer_of(parameter, 12) == layer
+    assert backbone.layer_of(parameter, 12, stage_wise=True) == stage

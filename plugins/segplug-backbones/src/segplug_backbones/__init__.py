@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segplug_backbones.erfnet import ERFNet as ERFNet
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
     from segplug_backbones.generalized_attention import GeneralizedAttention as GeneralizedAttention
+    from segplug_backbones.hiera import Hiera as Hiera
     from segplug_backbones.hrnet import HRNet as HRNet
     from segplug_backbones.hrnet import hrnet_w18 as hrnet_w18
     from segplug_backbones.hrnet import hrnet_w18_small as hrnet_w18_small
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from segplug_backbones.resnet import resnet34 as resnet34
     from segplug_backbones.resnet import resnet50 as resnet50
     from segplug_backbones.resnext import ResNeXt as ResNeXt
+    from segplug_backbones.sam2_hiera import SAM2Hiera as SAM2Hiera
     from segplug_backbones.shufflenet_v2 import ShuffleNetV2 as ShuffleNetV2
     from segplug_backbones.stdc import STDCContextPathNet as STDCContextPathNet
     from segplug_backbones.stdc import STDCNet as STDCNet
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from segplug_backbones.unet import UNet as UNet
     from segplug_backbones.vgg import VGG as VGG
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
+    from segplug_backbones.vit_sam import ViTSAM as ViTSAM
     from segplug_backbones.weight_formats.beit import OfficialBEiT as OfficialBEiT
     from segplug_backbones.weight_formats.convnext import OfficialConvNeXt as OfficialConvNeXt
     from segplug_backbones.weight_formats.convnext import TimmConvNeXt as TimmConvNeXt
@@ -95,6 +98,9 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.downloads import Downloads as Downloads
     from segplug_backbones.weight_formats.files import DetectronPickle as DetectronPickle
     from segplug_backbones.weight_formats.files import NumpyArchive as NumpyArchive
+    from segplug_backbones.weight_formats.hiera import OfficialSAM2Hiera as OfficialSAM2Hiera
+    from segplug_backbones.weight_formats.hiera import TransformersHiera as TransformersHiera
+    from segplug_backbones.weight_formats.hiera import TransformersSAM2Hiera as TransformersSAM2Hiera
     from segplug_backbones.weight_formats.hub import HuggingFaceHub as HuggingFaceHub
     from segplug_backbones.weight_formats.inverted import TimmInvertedResiduals as TimmInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
@@ -123,6 +129,8 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.vit import JaxViT as JaxViT
     from segplug_backbones.weight_formats.vit import MMPretrainViT as MMPretrainViT
     from segplug_backbones.weight_formats.vit import TimmViT as TimmViT
+    from segplug_backbones.weight_formats.vit_sam import OfficialSAM as OfficialSAM
+    from segplug_backbones.weight_formats.vit_sam import TransformersSAM as TransformersSAM
     from segplug_backbones.weight_formats.whole_model import WholeModelBackbone as WholeModelBackbone
 # isort: on
 
@@ -149,6 +157,7 @@ _HOMES = {
     "GeneralizedAttention": ".generalized_attention",
     "HRNet": ".hrnet",
     "HSigmoid": ".layers",
+    "Hiera": ".hiera",
     "HuggingFaceHub": ".weight_formats.hub",
     "ICNet": ".icnet",
     "InterpConv": ".unet",
@@ -166,6 +175,8 @@ _HOMES = {
     "OfficialConvNeXt": ".weight_formats.convnext",
     "OfficialMSCAN": ".weight_formats.mscan",
     "OfficialMiT": ".weight_formats.mit",
+    "OfficialSAM": ".weight_formats.vit_sam",
+    "OfficialSAM2Hiera": ".weight_formats.hiera",
     "OfficialSTDC": ".weight_formats.stdc",
     "OfficialSegFormer": ".weight_formats.mit",
     "OfficialSwin": ".weight_formats.swin",
@@ -180,6 +191,7 @@ _HOMES = {
     "ResNet": ".resnet",
     "ResNetV1c": ".resnet",
     "ResNetV1d": ".resnet",
+    "SAM2Hiera": ".sam2_hiera",
     "STDCContextPathNet": ".stdc",
     "STDCNet": ".stdc",
     "SVT": ".twins",
@@ -199,11 +211,15 @@ _HOMES = {
     "TorchvisionShuffleNetV2": ".weight_formats.plain",
     "TorchvisionSwin": ".weight_formats.swin",
     "TorchvisionVGG": ".weight_formats.plain",
+    "TransformersHiera": ".weight_formats.hiera",
+    "TransformersSAM": ".weight_formats.vit_sam",
+    "TransformersSAM2Hiera": ".weight_formats.hiera",
     "TransformersSegFormer": ".weight_formats.mit",
     "TransformersSwin": ".weight_formats.swin",
     "TransformersSwinV2": ".weight_formats.swin_v2",
     "UNet": ".unet",
     "VGG": ".vgg",
+    "ViTSAM": ".vit_sam",
     "VisionTransformer": ".vit",
     "WholeModelBackbone": ".weight_formats.whole_model",
     "hrnet_w18": ".hrnet",

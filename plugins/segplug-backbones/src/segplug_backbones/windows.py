@@ -23,6 +23,13 @@ def count_windows(size: Size, window_size: WindowSize) -> Size:
     return (height + rows - 1) // rows, (width + columns - 1) // columns
 
 
+def windows_of(size: Size, window_size: int) -> tuple[Size, Size]:
+    """Return the size of a window and the number of windows; with a ``window_size`` of 0, the whole map is one."""
+    if not window_size:
+        return size, (1, 1)
+    return (window_size, window_size), count_windows(size, window_size)
+
+
 def pad_to_windows(grid: Tensor, num_windows: Size, window_size: WindowSize) -> Tensor:
     """Pad (N, H, W, C) with zeros at the bottom and right to whole windows."""
     (_, height, width, _), (rows, columns) = grid.shape, _sides(window_size)

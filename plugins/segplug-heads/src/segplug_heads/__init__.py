@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from segplug_heads.necks.jpu import JPU as JPU
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
+    from segplug_heads.necks.sam2_fpn import SAM2FPN as SAM2FPN
     from segplug_heads.outputs import DirectPixelClasses as DirectPixelClasses
     from segplug_heads.outputs import PixelValues as PixelValues
     from segplug_heads.parts.clip_text_encoder import CLIPTextEncoder as CLIPTextEncoder
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     from segplug_heads.weight_formats.mask2former import TransformersMask2Former as TransformersMask2Former
     from segplug_heads.weight_formats.oneformer import OfficialOneFormer as OfficialOneFormer
     from segplug_heads.weight_formats.oneformer import TransformersOneFormer as TransformersOneFormer
+    from segplug_heads.weight_formats.sam2 import SAM2Encoder as SAM2Encoder
 # isort: on
 
 _HOMES = {
@@ -190,6 +192,8 @@ _HOMES = {
     "QueryCrossEntropyLoss": ".losses.query_losses",
     "QueryDiceLoss": ".losses.query_losses",
     "QueryFocalLoss": ".losses.query_losses",
+    "SAM2Encoder": ".weight_formats.sam2",
+    "SAM2FPN": ".necks.sam2_fpn",
     "SETRMLAHead": ".heads.setr_mla_head",
     "SETRUPHead": ".heads.setr_up_head",
     "STDCHead": ".heads.stdc_head",
