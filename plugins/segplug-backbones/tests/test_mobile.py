@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from segkernel.errors import ConfigError
-from segplug_backbones import VGG, EfficientNet, MobileNetV2, MobileNetV3, ShuffleNetV2
+from segplug_backbones import (
+    VGG,
+    EfficientNet,
+    MobileNetV2,
+    MobileNetV3,
+    MobileViT,
+    MobileViTV2,
+    ShuffleNetV2,
+)
+from segplug_backbones.mobilevit import ARCHS, fold, unfold
 
 SMALL = {
     "v2": lambda **more: MobileNetV2(0.1, **more),
@@ -172,3 +181,29 @@ def test_recomputing_changes_neither_gradients_nor_statistics(name):
 def test_wrong_arguments_are_named(cls, arguments, message):
     with pytest.raises(ConfigError, match=message):
         cls(**arguments)
+
+
+def test_mobilevits_have_the_published_size():
+    """Millions of parameters of the classifiers, tables 4 and 2 of the papers."""
+    published = {"xx_small": (320, 1.3), "x_small": (384, 2.3), "small": (640, 5.6)}
+    for arch, (width, millions) in published.items():
+        channels = ARCHS[arch]["channels"][-1]
+        found = parameters(MobileViT, arch) + (channels + 2) * width + classifier(width)
+        assert round(found / 1e6, 1) == millions, arch
+    for factor, millions in {0.5: 1.4, 0.75: 2.9, 1.0: 4.9, 1.25: 7.5, 1.5: 10.6, 1.75: 14.3, 2.0: 18.4}.items():
+        found = parameters(MobileViTV2, factor) + classifier(round(512 * factor))
+        assert round(found / 1e6, 1) == millions, factor
+
+
+def test_patches_are_folded_back():
+    x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
+    tokens = unfold(x, 2)
+    assert tokens.shape == (2, 4, 6, 3)
+    assert tokens[0, :, 0, 0].tolist() == [0, 1, 6, 7]
+    assert torch.equal(fold(tokens, (4, 6), 2), x)
+
+
+def test_all_blocks_of_a_stage_are_dilated_as_by_the_authors():
+    model = MobileNetV2(0.1, (1, 2, 2, 2, 1, 1, 1), (1, 1, 1, 1, 1, 2, 2), dilate_all_blocks=True)
+    dilated = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and part.dilation == (2, 2)]
+    assert dilated == ["layer6.1.conv.1.conv", "layer6.2.conv.1.conv", "layer7.0.conv.1.conv"]

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from segplug_backbones.mit import mit_b5 as mit_b5
     from segplug_backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
     from segplug_backbones.mobilenet_v3 import MobileNetV3 as MobileNetV3
+    from segplug_backbones.mobilevit import MobileViT as MobileViT
+    from segplug_backbones.mobilevit_v2 import MobileViTV2 as MobileViTV2
     from segplug_backbones.mscan import MSCAN as MSCAN
     from segplug_backbones.mscan import mscan_base as mscan_base
     from segplug_backbones.mscan import mscan_large as mscan_large
@@ -92,9 +94,11 @@ if TYPE_CHECKING:
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
     from segplug_backbones.vit_sam import ViTSAM as ViTSAM
     from segplug_backbones.weight_formats.beit import OfficialBEiT as OfficialBEiT
+    from segplug_backbones.weight_formats.beit import TransformersBEiT as TransformersBEiT
     from segplug_backbones.weight_formats.convnext import OfficialConvNeXt as OfficialConvNeXt
     from segplug_backbones.weight_formats.convnext import TimmConvNeXt as TimmConvNeXt
     from segplug_backbones.weight_formats.convnext import TorchvisionConvNeXt as TorchvisionConvNeXt
+    from segplug_backbones.weight_formats.convnext import TransformersConvNeXt as TransformersConvNeXt
     from segplug_backbones.weight_formats.downloads import Downloads as Downloads
     from segplug_backbones.weight_formats.files import DetectronPickle as DetectronPickle
     from segplug_backbones.weight_formats.files import NumpyArchive as NumpyArchive
@@ -105,9 +109,11 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.inverted import TimmInvertedResiduals as TimmInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
+    from segplug_backbones.weight_formats.inverted import TransformersMobileNetV2 as TransformersMobileNetV2
     from segplug_backbones.weight_formats.mit import OfficialMiT as OfficialMiT
     from segplug_backbones.weight_formats.mit import OfficialSegFormer as OfficialSegFormer
     from segplug_backbones.weight_formats.mit import TransformersSegFormer as TransformersSegFormer
+    from segplug_backbones.weight_formats.mobilevit import TransformersMobileViT as TransformersMobileViT
     from segplug_backbones.weight_formats.mscan import OfficialMSCAN as OfficialMSCAN
     from segplug_backbones.weight_formats.plain import TorchvisionShuffleNetV2 as TorchvisionShuffleNetV2
     from segplug_backbones.weight_formats.plain import TorchvisionVGG as TorchvisionVGG
@@ -129,6 +135,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.vit import JaxViT as JaxViT
     from segplug_backbones.weight_formats.vit import MMPretrainViT as MMPretrainViT
     from segplug_backbones.weight_formats.vit import TimmViT as TimmViT
+    from segplug_backbones.weight_formats.vit import TransformersViT as TransformersViT
     from segplug_backbones.weight_formats.vit_sam import OfficialSAM as OfficialSAM
     from segplug_backbones.weight_formats.vit_sam import TransformersSAM as TransformersSAM
     from segplug_backbones.weight_formats.whole_model import WholeModelBackbone as WholeModelBackbone
@@ -169,6 +176,8 @@ _HOMES = {
     "MixVisionTransformer": ".mit",
     "MobileNetV2": ".mobilenet_v2",
     "MobileNetV3": ".mobilenet_v3",
+    "MobileViT": ".mobilevit",
+    "MobileViTV2": ".mobilevit_v2",
     "NonLocal2d": "segkernel.nn.non_local",
     "NumpyArchive": ".weight_formats.files",
     "OfficialBEiT": ".weight_formats.beit",
@@ -211,12 +220,17 @@ _HOMES = {
     "TorchvisionShuffleNetV2": ".weight_formats.plain",
     "TorchvisionSwin": ".weight_formats.swin",
     "TorchvisionVGG": ".weight_formats.plain",
+    "TransformersBEiT": ".weight_formats.beit",
+    "TransformersConvNeXt": ".weight_formats.convnext",
     "TransformersHiera": ".weight_formats.hiera",
+    "TransformersMobileNetV2": ".weight_formats.inverted",
+    "TransformersMobileViT": ".weight_formats.mobilevit",
     "TransformersSAM": ".weight_formats.vit_sam",
     "TransformersSAM2Hiera": ".weight_formats.hiera",
     "TransformersSegFormer": ".weight_formats.mit",
     "TransformersSwin": ".weight_formats.swin",
     "TransformersSwinV2": ".weight_formats.swin_v2",
+    "TransformersViT": ".weight_formats.vit",
     "UNet": ".unet",
     "VGG": ".vgg",
     "ViTSAM": ".vit_sam",

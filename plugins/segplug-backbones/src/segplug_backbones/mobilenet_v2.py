@@ -46,6 +46,7 @@ class MobileNetV2(Pretrained, FreezableBackbone):
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         in_channels: Channels of the image.
+        dilate_all_blocks: Dilate all blocks of a stage, and the first as the stage before it, as the authors do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -70,6 +71,7 @@ class MobileNetV2(Pretrained, FreezableBackbone):
         with_cp: bool = False,
         pretrained: str | None = None,
         in_channels: PositiveInt = 3,
+        dilate_all_blocks: bool = False,
     ) -> None:
         super().__init__()
         check_per_stage(len(STAGES), {"strides": strides, "dilations": dilations})
@@ -81,9 +83,10 @@ class MobileNetV2(Pretrained, FreezableBackbone):
         self.conv1 = ConvModule(in_channels, widths[0], 3, stride=2, padding=1, **layers)
         for i, (expansion, _, blocks) in enumerate(STAGES):
             width, options = widths[i + 1], {**layers, "expand_ratio": expansion}
-            # As in MMSegmentation, only the first block of a stage is dilated.
-            first = InvertedResidual(widths[i], width, stride=strides[i], dilation=dilations[i], **options)
-            others = [InvertedResidual(width, width, stride=1, **options) for _ in range(blocks - 1)]
+            # In MMSegmentation, only the first block of a stage is dilated.
+            before, after = (dilations[max(i - 1, 0)], dilations[i]) if dilate_all_blocks else (dilations[i], 1)
+            first = InvertedResidual(widths[i], width, stride=strides[i], dilation=before, **options)
+            others = [InvertedResidual(width, width, stride=1, dilation=after, **options) for _ in range(blocks - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *others))
         self.channels = tuple(widths[i + 1] for i in self.out_indices)
         self.strides = tuple(2 * math.prod(strides[: i + 1]) for i in self.out_indices)

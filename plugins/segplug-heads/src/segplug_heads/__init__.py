@@ -112,6 +112,8 @@ if TYPE_CHECKING:
     from segplug_heads.weight_formats.oneformer import OfficialOneFormer as OfficialOneFormer
     from segplug_heads.weight_formats.oneformer import TransformersOneFormer as TransformersOneFormer
     from segplug_heads.weight_formats.sam2 import SAM2Encoder as SAM2Encoder
+    from segplug_heads.weight_formats.transformers import TransformersDeepLab as TransformersDeepLab
+    from segplug_heads.weight_formats.transformers import TransformersUPerNet as TransformersUPerNet
 # isort: on
 
 _HOMES = {
@@ -205,9 +207,11 @@ _HOMES = {
     "SoftDiceLoss": ".losses.soft_dice_loss",
     "TextQueryEncoder": ".parts.text_queries",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
+    "TransformersDeepLab": ".weight_formats.transformers",
     "TransformersEoMT": ".weight_formats.eomt",
     "TransformersMask2Former": ".weight_formats.mask2former",
     "TransformersOneFormer": ".weight_formats.oneformer",
+    "TransformersUPerNet": ".weight_formats.transformers",
     "TverskyLoss": ".losses.tversky_loss",
     "UNetHead": ".heads.unet_head",
     "UPerHead": ".heads.uper_head",

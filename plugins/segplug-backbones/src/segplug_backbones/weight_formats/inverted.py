@@ -117,6 +117,38 @@ class TorchvisionMobileNetV2(InvertedResiduals):
         return names
 
 
+class TransformersMobileNetV2(InvertedResiduals):
+    """transformers' names: the first block is part of the stem, the others are counted through all stages."""
+
+    mark = r"^(mobilenet_v2\.)?conv_stem\.first_conv\.convolution\.weight$"
+    block = r"^(?:mobilenet_v2\.)?layer\.(\d+)\.(.+)$"
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, MobileNetV2)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        weights = {key.removeprefix("mobilenet_v2."): value for key, value in weights.items()}
+        first = {key: value for key, value in weights.items() if key.startswith("conv_stem.")}
+        numbered = {f"layer.0.{key.removeprefix('conv_stem.')}": value for key, value in first.items()}
+        rest = {
+            re.sub(r"^layer\.(\d+)", lambda found: f"layer.{int(found[1]) + 1}", key): value
+            for key, value in weights.items()
+            if not key.startswith(("conv_stem.", "conv_1x1."))  # the latter of a classifier
+        }
+        return super().convert(module, numbered | rest)
+
+    def ends(self, module: nn.Module) -> Names:
+        return {
+            "layer.0.first_conv.convolution": "conv1.conv",
+            "layer.0.first_conv.normalization": "conv1.bn",
+        }
+
+    def inside(self, module: nn.Module, layers: Collection[str]) -> Names:
+        convs = [name for name in ("expand_1x1", "conv_3x3", "reduce_1x1") if f"{name}.convolution" in layers]
+        names = {f"{name}.convolution": f"conv.{i}.conv" for i, name in enumerate(convs)}
+        return names | {f"{name}.normalization": f"conv.{i}.bn" for i, name in enumerate(convs)}
+
+
 class TorchvisionInvertedResiduals(InvertedResiduals):
     """torchvision's names of MobileNetV3 and EfficientNet."""
 

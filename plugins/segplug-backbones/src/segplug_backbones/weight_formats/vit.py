@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from segplug_backbones.vit import VisionTransformer
-from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename, without_prefix
+from segplug_backbones.weight_formats.renaming import (
+    Renaming,
+    Rule,
+    Weights,
+    join_qkv,
+    rename,
+    without_prefix,
+)
 
 
 class TimmViT(Renaming):
@@ -74,6 +81,34 @@ class CLIPViT(Renaming):
         shapes = {"cls_token": (1, 1, -1), "pos_embed": (1, *visual["visual.positional_embedding"].shape)}
         converted = rename(visual, self.rules)
         return {key: value.reshape(shapes[key]) if key in shapes else value for key, value in converted.items()}
+
+
+class TransformersViT(Renaming):
+    """The names of transformers, of its ViT and of the one in its DPT."""
+
+    mark = r"^((vit|dpt)\.)?((encoder\.)?layer\.0\.attention\.attention\.query|layers\.0\.attention\.q_proj)\.weight$"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        (r"^(vit|dpt)\.", ""),
+        (r"^embeddings\.cls_token$", "cls_token"),
+        (r"^embeddings\.position_embeddings$", "pos_embed"),
+        (r"^embeddings\.patch_embeddings\.", "patch_embed."),
+        (r"^layernorm\.", "ln1."),
+        (r"^(encoder\.)?layers?\.", "layers."),
+        (r"\.layernorm_before\.", ".ln1."),
+        (r"\.layernorm_after\.", ".ln2."),
+        (r"\.attention\.(attention\.)?(q|k|v)(uery|ey|alue|_proj)\.", r".attn.attn.\2."),
+        (r"\.attention\.(output\.dense|o_proj)\.", ".attn.attn.out_proj."),
+        (r"\.(intermediate\.dense|mlp\.fc1)\.", ".ffn.layers.0.0."),
+        (r"\.(output\.dense|mlp\.fc2)\.", ".ffn.layers.1."),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, VisionTransformer)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        renamed = rename(join_qkv(super().convert(module, weights)), ((r"\.qkv\.", ".in_proj_"),))
+        own = module.state_dict()  # dense models do not use the last norm
+        return {key: value for key, value in renamed.items() if not key.startswith("ln1.") or key in own}
 
 
 class JaxViT(Renaming):

@@ -6,6 +6,7 @@ Rethinking Atrous Convolution for Semantic Image Segmentation, Chen et al., 2017
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,14 @@ class ASPPHead(DecodeHead):
 
     Args:
         dilations: Dilation of each parallel convolution; the one of dilation 1 is 1x1, the others are 3x3.
+        fusion_kernel: Side of the convolution that fuses the branches: 1 in the paper, 3 in MMSegmentation.
     """
 
     def __init__(
-        self, dilations: Sequence[PositiveInt] = (1, 6, 12, 18), **kwargs: Unpack[DecodeHeadArguments]
+        self,
+        dilations: Sequence[PositiveInt] = (1, 6, 12, 18),
+        fusion_kernel: Literal[1, 3] = 3,
+        **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.dilations = tuple(dilations)
@@ -33,7 +38,9 @@ class ASPPHead(DecodeHead):
         )
         self.aspp_modules = nn.ModuleList(self.branch(dilation) for dilation in self.dilations)
         channels = (len(self.dilations) + 1) * self.channels
-        self.bottleneck = ConvModule(channels, self.channels, 3, padding=1, **self.layer_cfgs)
+        self.bottleneck = ConvModule(
+            channels, self.channels, fusion_kernel, padding=fusion_kernel // 2, **self.layer_cfgs
+        )
 
     def branch(self, dilation: int) -> nn.Module:
         """Return one of the parallel convolutions, (N, in_channels, h, w) -> (N, channels, h, w)."""

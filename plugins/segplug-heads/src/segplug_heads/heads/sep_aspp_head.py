@@ -30,6 +30,7 @@ class DepthwiseSeparableASPPHead(ASPPHead):
         dilations: Dilation of each parallel convolution; the one of dilation 1 is 1x1, the others are 3x3.
     """
 
+    fixed_arguments = frozenset({"fusion_kernel"})
     conformance: ClassVar = {
         "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4, "c1_in_channels": 16, "c1_channels": 4
     }  # fmt: skip

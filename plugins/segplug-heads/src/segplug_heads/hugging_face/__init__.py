@@ -11,6 +11,11 @@ weights; the image processor gives transforms and normalisation, ``id2label`` th
 from __future__ import annotations
 
 FAMILIES: dict[str, tuple[str, ...]] = {
+    "beit": ("BeitForSemanticSegmentation",),
+    "mobilenet_v2": ("MobileNetV2ForSemanticSegmentation",),
+    "mobilevit": ("MobileViTForSemanticSegmentation",),
+    "mobilevitv2": ("MobileViTV2ForSemanticSegmentation",),
     "segformer": ("SegformerForSemanticSegmentation",),
+    "upernet": ("UperNetForSemanticSegmentation",),
 }
 """By ``model_type``, which is also the name of its module: ``architectures`` with a head for dense prediction."""

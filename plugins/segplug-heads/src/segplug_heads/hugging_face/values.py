@@ -7,7 +7,13 @@ from typing import Any
 
 from segkernel.errors import ConfigError, Problem
 
-ACTIVATIONS = {"gelu": {"type": "GELU"}, "relu": {"type": "ReLU"}, "silu": {"type": "SiLU"}, "swish": {"type": "SiLU"}}
+ACTIVATIONS = {
+    "gelu": {"type": "GELU"},
+    "relu": {"type": "ReLU"},
+    "relu6": {"type": "ReLU6"},
+    "silu": {"type": "SiLU"},
+    "swish": {"type": "SiLU"},
+}
 """Layer specs by ``hidden_act``."""
 
 
@@ -48,3 +54,9 @@ def same(config: Mapping[str, Any], key: str) -> Any:
     if any(value != values[0] for value in values):
         raise unsupported(key, values, "all entries must be equal")
     return values[0]
+
+
+def divisible(value: float, divisor: int) -> int:
+    """Return a number of channels as a multiple of ``divisor``, and not more than a tenth below ``value``."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
