@@ -16,6 +16,8 @@ CASES = [
     "mobilevitv2_050_deeplabv3_hf",
     "mobilenetv2_100_deeplabv3_hf",
     "mobilevit_xs_deeplabv3_os8_hf",
+    "dpt_small_semantic_hf",
+    "dpt_tiny_depth_hf",
 ]
 LARGE = ["upernet_swin_tiny_hf", "upernet_convnext_tiny_hf"]
 
@@ -33,5 +35,7 @@ def test_model_gives_the_values_of_transformers(name: str, from_file: bool) -> N
 
 def at_size(logits: Tensor, shape: Sequence[int]) -> Tensor:
     """Return logits at the size of the reference's: UPerNet resizes them to the image; ours are resized outside."""
+    if len(shape) == 3:  # depths
+        return logits[:, 0]
     size = tuple(shape[-2:])
     return logits if logits.shape[-2:] == size else F.interpolate(logits, size, mode="bilinear", align_corners=False)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.ddr_head import DDRHead as DDRHead
     from segplug_heads.heads.dm_head import DMHead as DMHead
     from segplug_heads.heads.dnl_head import DNLHead as DNLHead
+    from segplug_heads.heads.dpt_depth_head import DPTDepthHead as DPTDepthHead
     from segplug_heads.heads.dpt_head import DPTHead as DPTHead
     from segplug_heads.heads.ema_head import EMAHead as EMAHead
     from segplug_heads.heads.enc_head import EncHead as EncHead
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from segplug_heads.weight_formats.oneformer import OfficialOneFormer as OfficialOneFormer
     from segplug_heads.weight_formats.oneformer import TransformersOneFormer as TransformersOneFormer
     from segplug_heads.weight_formats.sam2 import SAM2Encoder as SAM2Encoder
+    from segplug_heads.weight_formats.transformers import TransformersDPT as TransformersDPT
     from segplug_heads.weight_formats.transformers import TransformersDeepLab as TransformersDeepLab
     from segplug_heads.weight_formats.transformers import TransformersUPerNet as TransformersUPerNet
 # isort: on
@@ -132,6 +134,7 @@ _HOMES = {
     "DDRHead": ".heads.ddr_head",
     "DMHead": ".heads.dm_head",
     "DNLHead": ".heads.dnl_head",
+    "DPTDepthHead": ".heads.dpt_depth_head",
     "DPTHead": ".heads.dpt_head",
     "DepthEstimator": ".segmentors.depth_estimator",
     "DepthwiseSeparableASPPHead": ".heads.sep_aspp_head",
@@ -207,6 +210,7 @@ _HOMES = {
     "SoftDiceLoss": ".losses.soft_dice_loss",
     "TextQueryEncoder": ".parts.text_queries",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
+    "TransformersDPT": ".weight_formats.transformers",
     "TransformersDeepLab": ".weight_formats.transformers",
     "TransformersEoMT": ".weight_formats.eomt",
     "TransformersMask2Former": ".weight_formats.mask2former",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from segkernel.annotations import PositiveInt
 from segkernel.geometry import Size
@@ -19,11 +20,23 @@ class PixelValues(PixelMap):
     Args:
         out_channels: Numbers for each pixel.
         align_corners: As in `segkernel.nn.resize`, for resizing the values.
+        interpolation: ``bilinear`` as MMSegmentation; ``bicubic``, and to the original image at once, as transformers.
     """
 
     classes: ClassVar[int] = 0  # type: ignore[misc]
     out_channels: PositiveInt = 1
     align_corners: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def resize(self, raw: Tensor, old: Size, new: Size) -> Tensor:
+        if self.interpolation == "bilinear" or raw.shape[-2:] == tuple(new):
+            return super().resize(raw, old, new)
+        return interpolate(raw.contiguous(), tuple(new), None, "bicubic", self.align_corners)
+
+    def finish(self, raw: Tensor, padded: Size, size: Size, original: Size) -> Tensor:
+        if self.interpolation == "bilinear" or tuple(padded) != tuple(size):
+            return super().finish(raw, padded, size, original)
+        return self.decode(self.resize(raw, padded, original))
 
     def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
         return raw[0, 0] if self.out_channels == 1 else raw[0]

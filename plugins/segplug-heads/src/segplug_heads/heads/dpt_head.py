@@ -57,6 +57,17 @@ class ReassembleBlocks(nn.Module):
         steps = zip(self.projects, self.resize_layers, maps, strict=True)
         return [resample(project(x)) for project, resample, x in steps]
 
+    def pairs(self, features: Features) -> list[tuple[Tensor, Tensor | None]]:
+        """Return maps, or pairs of a map and a class token, as pairs.
+
+        Raises:
+            ConfigError: Class tokens are read, but there are none.
+        """
+        if self.readout_type != "ignore" and any(isinstance(feature, Tensor) for feature in features):
+            message = "the backbone returns maps without the class token"
+            raise ConfigError(Problem(message, "readout_type", hint="set output_cls_token in the backbone"))
+        return [(feature, None) if isinstance(feature, Tensor) else feature for feature in features]
+
     def _read(self, index: int, x: Tensor, cls_token: Tensor | None) -> Tensor:
         """Fuse the class token with the map: (N, in_channels, h, w) -> the same shape."""
         if cls_token is None or self.readout_type == "ignore":
@@ -72,37 +83,44 @@ class ReassembleBlocks(nn.Module):
 class ResidualUnit(nn.Module):
     """Two pre-activation 3x3 convolutions with a residual connection: (N, C, h, w) -> the same shape."""
 
-    def __init__(self, channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None) -> None:
+    def __init__(self, channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None, bias: bool) -> None:
         super().__init__()
-        self.conv1 = _preactivated_conv(channels, act_cfg, norm_cfg)
-        self.conv2 = _preactivated_conv(channels, act_cfg, norm_cfg)
+        self.conv1 = _preactivated_conv(channels, act_cfg, norm_cfg, bias)
+        self.conv2 = _preactivated_conv(channels, act_cfg, norm_cfg, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.conv1(x))
 
 
 class FeatureFusion(nn.Module):
-    """The fused coarser maps (N, C, h, w) and the next finer map, of about that size -> (N, C, 2 h, 2 w).
+    """The fused coarser maps (N, C, h, w) and the next finer map, of about that size -> (N, C, 2 h, 2 w), or ``size``.
 
     Args:
         channels: C.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms.
         coarsest: Whether this is the first fusion, which has no finer map to add.
+        bias: Whether the convolutions of the residual units have a bias.
     """
 
     def __init__(
-        self, channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None, coarsest: bool
+        self,
+        channels: int,
+        act_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig | None,
+        coarsest: bool,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.project = ConvModule(channels, channels, 1, act_cfg=None)
-        self.res_conv_unit1 = None if coarsest else ResidualUnit(channels, act_cfg, norm_cfg)
-        self.res_conv_unit2 = ResidualUnit(channels, act_cfg, norm_cfg)
+        self.res_conv_unit1 = None if coarsest else ResidualUnit(channels, act_cfg, norm_cfg, bias)
+        self.res_conv_unit2 = ResidualUnit(channels, act_cfg, norm_cfg, bias)
 
-    def forward(self, x: Tensor, finer: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, finer: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
         if self.res_conv_unit1 is not None and finer is not None:
             x = x + self.res_conv_unit1(resize(finer, x.shape[2:]))
-        return self.project(resize(self.res_conv_unit2(x), scale_factor=2, align_corners=True))
+        factor = 2 if size is None else None
+        return self.project(resize(self.res_conv_unit2(x), size, factor, align_corners=True))
 
 
 class DPTHead(DecodeHead):
@@ -121,6 +139,9 @@ class DPTHead(DecodeHead):
         norm_cfg: Type of the norms.
         conv_cfg: Not used, accepted as by every decode head.
         input_transform: Must be ``multiple_select``.
+        residual_bias: The convolutions of the residual units have a bias in place of norms, as in the authors' models
+            without norms.
+        upsample_logits: Double the size of the logits, with ``align_corners``, as the authors do.
 
     Raises:
         ConfigError: There are not four maps.
@@ -143,6 +164,8 @@ class DPTHead(DecodeHead):
         norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed
         conv_cfg: LayerConfig | None = None,
         input_transform: InputTransform | None = None,
+        residual_bias: bool = False,
+        upsample_logits: bool = False,
         **kwargs: Unpack[HeadArguments],
     ) -> None:
         super().__init__(
@@ -160,13 +183,15 @@ class DPTHead(DecodeHead):
         self.convs = nn.ModuleList(
             ConvModule(width, self.channels, 3, padding=1, act_cfg=None, bias=False) for width in widths
         )
+        residual_norm = None if residual_bias else norm_cfg
         self.fusion_blocks = nn.ModuleList(
-            FeatureFusion(self.channels, act_cfg, norm_cfg, coarsest=i == 0) for i in range(4)
+            FeatureFusion(self.channels, act_cfg, residual_norm, coarsest=i == 0, bias=residual_bias) for i in range(4)
         )
+        self.upsample_logits = upsample_logits
         self.project = ConvModule(self.channels, self.channels, 3, padding=1, norm_cfg=norm_cfg)
 
     def forward_feature(self, features: Features) -> Tensor:
-        pairs = [self._pair(feature) for feature in self.select(features)]
+        pairs = self.reassemble_blocks.pairs(self.select(features))
         pyramid = [conv(x) for conv, x in zip(self.convs, self.reassemble_blocks(pairs), strict=True)]
         coarsest, *finer = reversed(pyramid)
         x = self.fusion_blocks[0](coarsest)
@@ -174,23 +199,20 @@ class DPTHead(DecodeHead):
             x = fuse(x, feature)
         return self.project(x)
 
-    def _pair(self, feature: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the map and its class token."""
-        if not isinstance(feature, Tensor):
-            return feature
-        if self.reassemble_blocks.readout_type != "ignore":
-            message = "the backbone returns maps without the class token"
-            raise ConfigError(Problem(message, "readout_type", hint="set output_cls_token in the backbone"))
-        return feature, None
+    def forward(self, features: Features) -> Tensor:
+        logits = super().forward(features)
+        return resize(logits, scale_factor=2, align_corners=True) if self.upsample_logits else logits
 
 
-def _preactivated_conv(channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None) -> ConvModule:
+def _preactivated_conv(
+    channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None, bias: bool
+) -> ConvModule:
     return ConvModule(
         channels,
         channels,
         3,
         padding=1,
-        bias=False,
+        bias=bias,
         norm_cfg=norm_cfg,
         act_cfg=act_cfg,
         inplace=False,  # the residual connection still needs the input

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "beit": ("BeitForSemanticSegmentation",),
+    "dpt": ("DPTForDepthEstimation", "DPTForSemanticSegmentation"),
     "mobilenet_v2": ("MobileNetV2ForSemanticSegmentation",),
     "mobilevit": ("MobileViTForSemanticSegmentation",),
     "mobilevitv2": ("MobileViTV2ForSemanticSegmentation",),

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR, CARD = "config.json", "preprocessor_config.json", "README.md"
 SUFFIXES = (".safetensors", ".bin")
+NUM_CLASSES = "data.num_classes"
 _MOST_BYTES = 20_000_000  # far above any config
 
 
@@ -93,7 +94,9 @@ class Folder:
         try:
             model = import_module(f"{__package__}.{self.model_type}").segmentor(self.values)
             preprocess, transforms = preprocessing_of(self.processor, self.model_type)
-            data = {"num_classes": len(self.classes), "preprocess": preprocess, "eval_transforms": transforms}
+            data: dict[str, Any] = {"preprocess": preprocess, "eval_transforms": transforms}
+            if NUM_CLASSES in str(model):  # depths have none
+                data = {"num_classes": len(self.classes), **data}
         except ConfigError as error:
             raise ConfigError([Problem(p.message, p.path, p.place or place, p.hint) for p in error.problems]) from error
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:

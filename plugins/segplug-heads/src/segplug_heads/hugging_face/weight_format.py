@@ -31,4 +31,4 @@ class HuggingFaceFolder(WeightFormat):
             config = folder.config()
         except ConfigError as error:  # the weights may still be of use, for a backbone
             return {"config": {"model": {"type": "EncoderDecoder"}, "_meta_": {"unavailable": str(error)}}}
-        return {"config": config, "classes": folder.classes}
+        return {"config": config} | ({"classes": folder.classes} if "num_classes" in config["data"] else {})

@@ -1,4 +1,4 @@
-"""Models of transformers with a plain decode head: UPerNet, BEiT, DeepLabV3 on mobile backbones."""
+"""Models of transformers with a plain decode head: UPerNet, BEiT, DPT, DeepLabV3 on mobile backbones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import nn
 
 from segkernel.interfaces.model import WeightFormat
 from segplug_heads.heads.aspp_head import ASPPHead
+from segplug_heads.heads.dpt_depth_head import DPTDepthHead
+from segplug_heads.heads.dpt_head import DPTHead
 from segplug_heads.heads.uper_head import UPerHead
 from segplug_heads.weight_formats.renaming import Rule, Weights, backbone_weights, rename, split
 
@@ -70,3 +72,47 @@ class TransformersDeepLab(WeightFormat):
             *branches, pooled = converted[self.fusion].split(width, 1)
             converted[self.fusion] = torch.cat([pooled, *branches], 1)
         return backbone_weights(module, inner) | converted
+
+
+class TransformersDPT(WeightFormat):
+    """DPT for classes or depths, and Depth Anything; without DPT's auxiliary head."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        (r"^neck\.reassemble_stage\.layers\.(\d)\.projection\.", r"decode_head.reassemble_blocks.projects.\1.conv."),
+        (r"^neck\.reassemble_stage\.layers\.(\d)\.resize\.", r"decode_head.reassemble_blocks.resize_layers.\1."),
+        (r"^neck\.reassemble_stage\.readout_projects\.", "decode_head.reassemble_blocks.readout_projects."),
+        (r"^neck\.convs\.(\d)\.", r"decode_head.convs.\1.conv."),
+        (r"^neck\.fusion_stage\.layers\.(\d)\.projection\.", r"decode_head.fusion_blocks.\1.project.conv."),
+        (
+            r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)\.",
+            r"decode_head.fusion_blocks.\1.res_conv_unit\2.conv\3.conv.",
+        ),
+        (
+            r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)\.",
+            r"decode_head.fusion_blocks.\1.res_conv_unit\2.conv\3.bn.",
+        ),
+        (r"^head\.projection\.", "decode_head.project.conv."),
+        (r"^head\.conv", "decode_head.conv"),
+    )
+    classes: ClassVar[tuple[Rule, ...]] = (
+        (r"^head\.head\.0\.", "decode_head.project.conv."),
+        (r"^head\.head\.1\.", "decode_head.project.bn."),
+        (r"^head\.head\.4\.", "decode_head.conv_seg."),
+    )
+    depths: ClassVar[tuple[Rule, ...]] = (
+        (r"^head\.head\.0\.", "decode_head.conv1."),
+        (r"^head\.head\.2\.", "decode_head.conv2."),
+        (r"^head\.head\.4\.", "decode_head.conv3."),
+    )
+    # The first fusion has no finer map to add; transformers builds the layers for it nevertheless.
+    unused: ClassVar = ("neck.fusion_stage.layers.0.residual_layer1.", "auxiliary_head.")
+
+    def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
+        is_dpt = isinstance(getattr(module, "decode_head", None), DPTHead | DPTDepthHead)
+        return is_dpt and "neck.convs.0.weight" in keys
+
+    def convert(self, module: Any, weights: Weights) -> Weights:
+        kept = {key: value for key, value in weights.items() if not key.startswith(self.unused)}
+        inner, rest = split(kept, "dpt." if any(key.startswith("dpt.") for key in kept) else "backbone.")
+        own = self.classes if isinstance(module.decode_head, DPTHead) else self.depths
+        return backbone_weights(module, inner) | rename(rest, (*self.rules, *own))
