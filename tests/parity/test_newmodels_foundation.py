@@ -32,11 +32,15 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "dinov3_vits16_hf": lambda: DINOv3("small", **VIT),
     "vit_small_patch16_dinov3_timm": lambda: DINOv3("small", qv_bias=False, **VIT),
 }
-NORMS = {"ConvNextV2LayerNorm": "LayerNorm", "DINOv3ConvNextLayerNorm": "LayerNorm", "LayerNorm2d": "LayerNorm"}
+QUICK = ("convnextv2_atto_hf", "dinov2_reg4_small_hf", "dinov3_vits16_hf")
+RUNS = [
+    pytest.param(name, from_file, marks=() if name in QUICK and from_file else pytest.mark.slow)
+    for name in CASES
+    for from_file in (False, True)
+]
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("from_file", [False, True], ids=["in memory", "file"])
+@pytest.mark.parametrize(("name", "from_file"), RUNS)
 def test_maps_and_gradients_are_those_of_the_reference(name: str, from_file: bool) -> None:
     case = newmodels.load(name)
     model = case.load_into(CASES[name](), from_file)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ from torch import nn
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule
 from segplug_backbones import (
+    EVA02,
     PCPVT,
     SVT,
     VGG,
+    DINOv2,
+    DINOv3,
     EfficientNet,
     FastSCNN,
     Hiera,
@@ -54,6 +58,7 @@ SMALL_SAM2: SAM2HieraArch = {
     "global_attn_indexes": (4,),
     "position_size": 3,
 }
+PLAIN: Any = {"embed_dims": 16, "num_layers": 3, "num_heads": 2, "feedforward_channels": 24}
 BUILDERS: dict[str, Callable[..., Backbone]] = {
     "resnet18": lambda **more: ResNet(18, base_channels=8, **more),
     "resnet18-caffe": lambda **more: ResNet(18, style="caffe", base_channels=8, **more),
@@ -99,6 +104,12 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     "mobilenet-v3": lambda **more: MobileNetV3(**{"out_indices": range(13), **more}),
     "shufflenet-v2": lambda **more: ShuffleNetV2(0.5, **{"out_indices": range(4), **more}),
     "efficientnet-b0": lambda **more: EfficientNet(**{"out_indices": range(7), **more}),
+    "dinov2": lambda **more: DINOv2(PLAIN, img_size=56, num_register_tokens=2, **{"out_indices": (0, 1, 2), **more}),
+    "dinov2-offset": lambda **more: DINOv2(
+        {**PLAIN, "swiglu": True}, img_size=56, interpolate_offset=0.1, **{"out_indices": (0, 1, 2), **more}
+    ),
+    "dinov3": lambda **more: DINOv3(PLAIN, **{"out_indices": (0, 1, 2), **more}),
+    "eva02": lambda **more: EVA02(PLAIN, img_size=56, **{"out_indices": (0, 1, 2), **more}),
     "vgg11": lambda **more: VGG(11, norm_cfg={"type": "BN"}, ceil_mode=True, **{"out_indices": range(5), **more}),
 }
 every_backbone = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
@@ -121,6 +132,9 @@ TRICKS: dict[str, Callable[[], nn.Module]] = {
     "padding computed from the size": lambda: ConvModule(
         3, 4, 3, stride=2, padding=1, conv_cfg={"type": "Conv2dAdaptivePadding"}
     ),
+    "positions interpolated with antialiasing": BUILDERS["dinov2"],
+    "positions interpolated with an offset": BUILDERS["dinov2-offset"],
+    "rotary positions": BUILDERS["dinov3"],
     "pooling that rounds up": BUILDERS["vgg11"],
 }  # fmt: skip
 """One small network, or a layer, for every operator whose result depends on the size of its input in a way of its own:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from segplug_backbones.cgnet import CGNet as CGNet
     from segplug_backbones.convnext import ConvNeXt as ConvNeXt
     from segplug_backbones.ddrnet import DDRNet as DDRNet
+    from segplug_backbones.dinov2 import DINOv2 as DINOv2
+    from segplug_backbones.dinov3 import DINOv3 as DINOv3
     from segplug_backbones.efficientnet import EfficientNet as EfficientNet
     from segplug_backbones.erfnet import ERFNet as ERFNet
+    from segplug_backbones.eva02 import EVA02 as EVA02
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
     from segplug_backbones.generalized_attention import GeneralizedAttention as GeneralizedAttention
     from segplug_backbones.hiera import Hiera as Hiera
@@ -99,7 +102,10 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.convnext import TimmConvNeXt as TimmConvNeXt
     from segplug_backbones.weight_formats.convnext import TorchvisionConvNeXt as TorchvisionConvNeXt
     from segplug_backbones.weight_formats.convnext import TransformersConvNeXt as TransformersConvNeXt
+    from segplug_backbones.weight_formats.dino import OfficialDINO as OfficialDINO
+    from segplug_backbones.weight_formats.dino import TransformersDINO as TransformersDINO
     from segplug_backbones.weight_formats.downloads import Downloads as Downloads
+    from segplug_backbones.weight_formats.eva02 import OfficialEVA02 as OfficialEVA02
     from segplug_backbones.weight_formats.files import DetectronPickle as DetectronPickle
     from segplug_backbones.weight_formats.files import NumpyArchive as NumpyArchive
     from segplug_backbones.weight_formats.hiera import OfficialSAM2Hiera as OfficialSAM2Hiera
@@ -153,12 +159,15 @@ _HOMES = {
     "ConvModule": "segkernel.nn.conv_module",
     "ConvNeXt": ".convnext",
     "DDRNet": ".ddrnet",
+    "DINOv2": ".dinov2",
+    "DINOv3": ".dinov3",
     "DeconvModule": ".unet",
     "Detectron2ResNet": ".weight_formats.resnet",
     "DetectronPickle": ".weight_formats.files",
     "DetectronResNet": ".weight_formats.resnet",
     "Downloads": ".weight_formats.downloads",
     "ERFNet": ".erfnet",
+    "EVA02": ".eva02",
     "EfficientNet": ".efficientnet",
     "FastSCNN": ".fast_scnn",
     "GeneralizedAttention": ".generalized_attention",
@@ -182,6 +191,8 @@ _HOMES = {
     "NumpyArchive": ".weight_formats.files",
     "OfficialBEiT": ".weight_formats.beit",
     "OfficialConvNeXt": ".weight_formats.convnext",
+    "OfficialDINO": ".weight_formats.dino",
+    "OfficialEVA02": ".weight_formats.eva02",
     "OfficialMSCAN": ".weight_formats.mscan",
     "OfficialMiT": ".weight_formats.mit",
     "OfficialSAM": ".weight_formats.vit_sam",
@@ -222,6 +233,7 @@ _HOMES = {
     "TorchvisionVGG": ".weight_formats.plain",
     "TransformersBEiT": ".weight_formats.beit",
     "TransformersConvNeXt": ".weight_formats.convnext",
+    "TransformersDINO": ".weight_formats.dino",
     "TransformersHiera": ".weight_formats.hiera",
     "TransformersMobileNetV2": ".weight_formats.inverted",
     "TransformersMobileViT": ".weight_formats.mobilevit",

@@ -4,8 +4,8 @@
     # 96, 192, 384, 768 channels at strides 4, 8, 16, 32
 
 A ConvNet for the 2020s, Liu et al., 2022 (https://arxiv.org/abs/2201.03545); with ``use_grn``: ConvNeXt V2,
-Woo et al., 2023 (https://arxiv.org/abs/2301.00808). With weights of DINOv3 (https://arxiv.org/abs/2508.10104), it is that
-family's convolutional network, ``ConvNeXt("tiny", out_indices=(0, 1, 2, 3), out_norm=False)``.
+Woo et al., 2023 (https://arxiv.org/abs/2301.00808). With ``out_norm=False``, the convolutional network of DINOv3
+(https://arxiv.org/abs/2508.10104).
 
 Licences of weights that are not open-source: ConvNeXt V2's authors, CC-BY-NC-4.0; DINOv3, the DINOv3 License.
 """
@@ -159,8 +159,8 @@ class ConvNeXt(Pretrained, FreezableBackbone):
         layer_scale_init_value: Initial layer scale; 0 for no layer scale, as in ConvNeXt V2.
         out_indices: The stages to return, counted from 0, negative ones from the end.
         frozen_stages: 0 freezes nothing, n the first n stages with the layers before them.
-        out_norm: Apply a layer norm to every output, as MMSegmentation and transformers do; timm's features and those of
-            DINOv3 have none.
+        out_norm: Apply a layer norm to every output, as MMSegmentation and transformers do; the features of timm and
+            of DINOv3 have none.
         gap_before_final_norm: Return the normalised global average of each map, (N, C), for classification. For dense
             prediction it must be False.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.

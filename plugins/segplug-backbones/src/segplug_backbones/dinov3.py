@@ -65,7 +65,8 @@ class DINOv3(PlainViT):
     """
 
     conformance: ClassVar = (
-        {"arch": {"embed_dims": 16, "num_layers": 3, "num_heads": 2, "feedforward_channels": 16}, "out_indices": (0, 2)},
+        {"arch": {"embed_dims": 16, "num_layers": 3, "num_heads": 2, "feedforward_channels": 16},
+         "out_indices": (0, 2)},
         {"arch": {"embed_dims": 16, "num_layers": 2, "num_heads": 2, "feedforward_channels": 16, "swiglu": True},
          "num_register_tokens": 0, "qv_bias": False, "final_norm": False, "patch_size": 8},
     )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
-from segkernel.annotations import NonNegative, PositiveInt, Probability
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import build_norm, linear_drop_path_rates
 from segplug_backbones.plain_vit import Attention, Block, Grid, PlainViT, SwiGLU, read_arch

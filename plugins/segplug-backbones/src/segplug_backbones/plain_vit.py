@@ -3,10 +3,10 @@
 Their blocks have rotary positions, gated feed-forward networks (SwiGLU), layer scale and register tokens as options.
 Published under the names of timm and of DINO's authors: ``blocks.0.attn.qkv``, ``ls1.gamma``, ``mlp.fc1``.
 
-Rotary positions: RoFormer, Su et al., 2021 (https://arxiv.org/abs/2104.09864). SwiGLU: GLU Variants Improve Transformer,
-Shazeer, 2020 (https://arxiv.org/abs/2002.05202). Layer scale: Going deeper with Image Transformers, Touvron et al., 2021
-(https://arxiv.org/abs/2103.17239). Registers: Vision Transformers Need Registers, Darcet et al., 2024
-(https://arxiv.org/abs/2309.16588).
+Rotary positions: RoFormer, Su et al., 2021 (https://arxiv.org/abs/2104.09864). SwiGLU: GLU Variants Improve
+Transformer, Shazeer, 2020 (https://arxiv.org/abs/2002.05202). Layer scale: Going deeper with Image Transformers,
+Touvron et al., 2021 (https://arxiv.org/abs/2103.17239). Registers: Vision Transformers Need Registers, Darcet et al.,
+2024 (https://arxiv.org/abs/2309.16588).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from segplug_backbones.pretrained import Pretrained
 
 Grid = tuple[int, int]
 Biases = Literal["qkv", "qv", "none"]
+SIZES = ("embed_dims", "num_layers", "num_heads", "feedforward_channels")
 
 
 class PlainViTArch(TypedDict):
@@ -272,7 +273,7 @@ class PlainViT(Pretrained, FreezableBackbone):
         self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Any, ...]:
-        """Return the maps of ``out_indices``, or with ``output_cls_token`` pairs of a map and the class token (N, C)."""
+        """Return the maps of ``out_indices``; with ``output_cls_token``, pairs of a map and the class token (N, C)."""
         tokens, size = self.embed(images)
         rotary, outputs = self.rotary(size), {}
         for i, block in enumerate(self.blocks):
@@ -284,11 +285,11 @@ class PlainViT(Pretrained, FreezableBackbone):
     def embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Return the tokens before the first block, class, registers, patches, (N, L, C), and the patches (h, w)."""
         patches, size = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         if self.pos_embed is not None and self.grid is not None:
             tokens = tokens + interpolate_positions(self.pos_embed, self.grid, size, self.antialias, self.offset)
         if self.register_tokens is not None:  # they have no position
-            registers = self.register_tokens.expand(len(tokens), -1, -1)
+            registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
         return tokens, size
 
@@ -324,9 +325,11 @@ class PlainViT(Pretrained, FreezableBackbone):
             token.requires_grad = False
 
     def _output(self, tokens: Tensor, size: Grid) -> Tensor | tuple[Tensor, Tensor]:
-        tokens = tokens if self.norm is None else self.norm(tokens)
-        feature_map = nlc_to_nchw(tokens[:, self.num_prefix_tokens :], size)
-        return (feature_map, tokens[:, 0]) if self.output_cls_token else feature_map
+        cls_token, patches = tokens[:, 0], tokens[:, self.num_prefix_tokens :].contiguous()
+        if self.norm is not None:
+            cls_token, patches = self.norm(cls_token), self.norm(patches)
+        feature_map = nlc_to_nchw(patches, size)
+        return (feature_map, cls_token) if self.output_cls_token else feature_map
 
 
 def read_arch(arch: Any, archs: Mapping[str, Any]) -> Any:
@@ -339,8 +342,8 @@ def read_arch(arch: Any, archs: Mapping[str, Any]) -> Any:
         if arch not in archs:
             raise ConfigError(Problem(f"{arch!r} is not one of {', '.join(archs)}", "arch"))
         return archs[arch]
-    if missing := PlainViTArch.__required_keys__ - arch.keys():
-        raise ConfigError(Problem(f"{dict(arch)} lacks {', '.join(sorted(missing))}", "arch"))
+    if missing := [name for name in SIZES if name not in arch]:
+        raise ConfigError(Problem(f"{dict(arch)} lacks {', '.join(missing)}", "arch"))
     return arch
 
 
