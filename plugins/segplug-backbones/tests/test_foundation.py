@@ -74,6 +74,16 @@ def test_positions_of_another_image_size_are_loaded_as_they_would_be_computed():
     torch.testing.assert_close(weights["pos_embed"], interpolate_positions(large.pos_embed, (8, 8), (4, 4), True))
 
 
+def test_a_kernel_for_larger_patches_gives_resized_patches_the_same_tokens():
+    large, small = (dinov2(patch_size=size) for size in (16, 14))
+    weights = small.state_dict()
+    fit_shapes(large, weights)
+    patch = torch.randn(1, 3, 14, 14)
+    larger = F.interpolate(patch, (16, 16), mode="bicubic", antialias=True)
+    found = F.conv2d(larger, weights["patch_embed.proj.weight"])
+    torch.testing.assert_close(found, F.conv2d(patch, small.patch_embed.proj.weight), rtol=1e-3, atol=1e-4)
+
+
 def rotated(rotary: Tensor, i: int, j: int) -> Tensor:
     """Return the angles of the patch at row i and column j of a grid of 4 x 6, those of y before those of x."""
     return torch.atan2(rotary[1], rotary[0])[6 * i + j]

@@ -66,6 +66,18 @@ class PatchEmbed(nn.Module):
         x = self.proj(self.padding(images))
         return nchw_to_nlc(x), (x.shape[2], x.shape[3])
 
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the kernel of patches of another size, for which resized patches have the same tokens.
+
+        FlexiViT: One Model for All Patch Sizes, Beyer et al., 2023 (https://arxiv.org/abs/2212.08013), section 3.4.
+        """
+        if name != "proj.weight" or value.ndim != 4 or value.shape[:2] != shape[:2]:
+            return None
+        pixels = torch.eye(value.shape[2:].numel(), device=value.device).view(-1, 1, *value.shape[2:])
+        resized = F.interpolate(pixels, shape[2:], mode="bicubic", antialias=True).flatten(1)  # (old, new) pixels
+        kernel = value.float().flatten(2) @ torch.linalg.pinv(resized).T
+        return kernel.view(shape).to(value.dtype)
+
 
 class Attention(nn.Module):
     """Self-attention, (N, L, C) -> the same shape, with rotary positions of the last tokens.

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from segplug_backbones.convnext import ConvNeXt
-from segplug_backbones.weight_formats.renaming import Renaming, Rule, Weights
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 BLOCK: tuple[tuple[str, str], ...] = (
     (r"\.(dwconv|conv_dw)\.", ".depthwise_conv."),
@@ -52,6 +52,7 @@ class TransformersConvNeXt(_ConvNeXtFormat):
         (r"^stages\.(\d)\.(downsampling_layer|downsample_layers)\.", r"downsample_layers.\1."),
         (r"^stages\.(\d)\.layers\.", r"stages.\1."),
         (r"^hidden_states_norms\.stage(\d)\.", lambda found: f"norm{int(found[1]) - 1}."),
+        (r"^(layernorm|layer_norm)\.", "norm3."),  # of a classifier
         (r"\.(layernorm|layer_norm)\.", ".norm."),
         (r"\.layer_scale_parameter$", ".gamma"),
         *BLOCK,
@@ -91,32 +92,3 @@ class TorchvisionConvNeXt(Renaming):
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         converted = super().convert(module, weights)
         return {key: value.flatten() if key.endswith(".gamma") else value for key, value in converted.items()}
-
-
-class TransformersConvNeXt(Renaming):
-    """transformers' names, of ConvNeXt and ConvNeXt V2."""
-
-    mark = r"^(convnext(v2)?\.)?(encoder\.)?stages\.0\.layers\.0\.dwconv\.weight$"
-    rules: ClassVar[tuple[Rule, ...]] = (
-        (r"^convnext(v2)?\.", ""),
-        (r"^encoder\.", ""),
-        (r"^embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
-        (r"^embeddings\.layernorm\.", "downsample_layers.0.1."),
-        (r"^hidden_states_norms\.stage(\d)\.", lambda found: f"norm{int(found[1]) - 1}."),
-        (r"^layernorm\.", "norm3."),  # of a classifier
-        (r"^stages\.(\d)\.downsampling_layer\.", r"downsample_layers.\1."),
-        (r"^stages\.(\d)\.layers\.", r"stages.\1."),
-        (r"\.layer_scale_parameter$", ".gamma"),
-        (r"\.dwconv\.", ".depthwise_conv."),
-        (r"\.layernorm\.", ".norm."),
-        (r"\.pwconv(\d)\.", r".pointwise_conv\1."),
-        (r"\.grn\.weight$", ".grn.gamma"),
-        (r"\.grn\.bias$", ".grn.beta"),
-    )
-
-    def fits(self, module: nn.Module) -> bool:
-        return isinstance(module, ConvNeXt)
-
-    def convert(self, module: nn.Module, weights: Weights) -> Weights:
-        converted = super().convert(module, weights)
-        return {key: value.flatten() if ".grn." in key else value for key, value in converted.items()}
