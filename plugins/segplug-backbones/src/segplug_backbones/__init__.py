@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from segplug_backbones.resnet import resnet50 as resnet50
     from segplug_backbones.resnext import ResNeXt as ResNeXt
     from segplug_backbones.sam2_hiera import SAM2Hiera as SAM2Hiera
+    from segplug_backbones.sctnet import SCTNet as SCTNet
+    from segplug_backbones.seaformer import SeaFormer as SeaFormer
     from segplug_backbones.shufflenet_v2 import ShuffleNetV2 as ShuffleNetV2
     from segplug_backbones.stdc import STDCContextPathNet as STDCContextPathNet
     from segplug_backbones.stdc import STDCNet as STDCNet
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from segplug_backbones.swin import swin_tiny as swin_tiny
     from segplug_backbones.swin_v2 import SwinTransformerV2 as SwinTransformerV2
     from segplug_backbones.timm_backbone import TIMMBackbone as TIMMBackbone
+    from segplug_backbones.topformer import TopFormer as TopFormer
     from segplug_backbones.twins import PCPVT as PCPVT
     from segplug_backbones.twins import SVT as SVT
     from segplug_backbones.twins import pcpvt_base as pcpvt_base
@@ -128,6 +131,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.resnet import DetectronResNet as DetectronResNet
     from segplug_backbones.weight_formats.resnet import TimmResNet as TimmResNet
     from segplug_backbones.weight_formats.safetensors_files import Safetensors as Safetensors
+    from segplug_backbones.weight_formats.sctnet import OfficialSCTNet as OfficialSCTNet
     from segplug_backbones.weight_formats.stdc import OfficialSTDC as OfficialSTDC
     from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
@@ -197,6 +201,7 @@ _HOMES = {
     "OfficialMiT": ".weight_formats.mit",
     "OfficialSAM": ".weight_formats.vit_sam",
     "OfficialSAM2Hiera": ".weight_formats.hiera",
+    "OfficialSCTNet": ".weight_formats.sctnet",
     "OfficialSTDC": ".weight_formats.stdc",
     "OfficialSegFormer": ".weight_formats.mit",
     "OfficialSwin": ".weight_formats.swin",
@@ -212,10 +217,12 @@ _HOMES = {
     "ResNetV1c": ".resnet",
     "ResNetV1d": ".resnet",
     "SAM2Hiera": ".sam2_hiera",
+    "SCTNet": ".sctnet",
     "STDCContextPathNet": ".stdc",
     "STDCNet": ".stdc",
     "SVT": ".twins",
     "Safetensors": ".weight_formats.safetensors_files",
+    "SeaFormer": ".seaformer",
     "ShuffleNetV2": ".shufflenet_v2",
     "SwinTransformer": ".swin",
     "SwinTransformerV2": ".swin_v2",
@@ -224,6 +231,7 @@ _HOMES = {
     "TimmInvertedResiduals": ".weight_formats.inverted",
     "TimmResNet": ".weight_formats.resnet",
     "TimmViT": ".weight_formats.vit",
+    "TopFormer": ".topformer",
     "TorchCheckpoint": ".weight_formats.torch_files",
     "TorchvisionConvNeXt": ".weight_formats.convnext",
     "TorchvisionInvertedResiduals": ".weight_formats.inverted",

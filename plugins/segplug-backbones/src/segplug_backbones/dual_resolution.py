@@ -30,6 +30,7 @@ class BasicBlock(nn.Module):
         norm_cfg: Type of the norms.
         act_cfg: Activation between the convolutions.
         act_cfg_out: Activation after the sum; None for no activation.
+        bias: Whether the convolutions have a bias.
     """
 
     expansion: ClassVar[int] = 1
@@ -44,10 +45,12 @@ class BasicBlock(nn.Module):
         norm_cfg: LayerConfig,
         act_cfg: LayerConfig,
         act_cfg_out: LayerConfig | None,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvModule(in_channels, channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.conv2 = ConvModule(channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=None)
+        layers: dict[str, Any] = {"padding": 1, "bias": bias, "norm_cfg": norm_cfg}
+        self.conv1 = ConvModule(in_channels, channels, 3, stride=stride, act_cfg=act_cfg, **layers)
+        self.conv2 = ConvModule(channels, channels, 3, act_cfg=None, **layers)
         self.downsample = downsample
         self.act = None if act_cfg_out is None else build_activation(act_cfg_out)
 
@@ -161,16 +164,23 @@ class DAPPM(nn.Module):
         out_channels: Output channels.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
+        bias: Whether the convolutions have a bias.
     """
 
     strides: ClassVar = (2, 4, 8)
 
     def __init__(
-        self, in_channels: int, branch_channels: int, out_channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig
+        self,
+        in_channels: int,
+        branch_channels: int,
+        out_channels: int,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self._layers: dict[str, Any] = {
-            "bias": False, "norm_cfg": norm_cfg, "act_cfg": act_cfg, "order": ("norm", "act", "conv")
+            "bias": bias, "norm_cfg": norm_cfg, "act_cfg": act_cfg, "order": ("norm", "act", "conv")
         }  # fmt: skip
         # Windows of 5, 9 and 17 pixels with strides of 2, 4 and 8, and the whole map. Convolutions are preactivated, as
         # the stage before ends without an activation.

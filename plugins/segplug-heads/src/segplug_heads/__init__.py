@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from segplug_heads.heads.psa_head import PSAHead as PSAHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
     from segplug_heads.heads.san_head import SideAdapterCLIPHead as SideAdapterCLIPHead
+    from segplug_heads.heads.sct_head import SCTHead as SCTHead
+    from segplug_heads.heads.seaformer_head import SeaFormerHead as SeaFormerHead
     from segplug_heads.heads.segformer_head import SegformerHead as SegformerHead
     from segplug_heads.heads.segmenter_mask_head import SegmenterMaskTransformerHead as SegmenterMaskTransformerHead
     from segplug_heads.heads.sep_aspp_head import DepthwiseSeparableASPPHead as DepthwiseSeparableASPPHead
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.setr_mla_head import SETRMLAHead as SETRMLAHead
     from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
     from segplug_heads.heads.stdc_head import STDCHead as STDCHead
+    from segplug_heads.heads.topformer_head import TopFormerHead as TopFormerHead
     from segplug_heads.heads.unet_head import UNetHead as UNetHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
@@ -199,9 +202,11 @@ _HOMES = {
     "QueryFocalLoss": ".losses.query_losses",
     "SAM2Encoder": ".weight_formats.sam2",
     "SAM2FPN": ".necks.sam2_fpn",
+    "SCTHead": ".heads.sct_head",
     "SETRMLAHead": ".heads.setr_mla_head",
     "SETRUPHead": ".heads.setr_up_head",
     "STDCHead": ".heads.stdc_head",
+    "SeaFormerHead": ".heads.seaformer_head",
     "SegformerHead": ".heads.segformer_head",
     "SegmenterMaskTransformerHead": ".heads.segmenter_mask_head",
     "SiLogLoss": ".losses.silog_loss",
@@ -209,6 +214,7 @@ _HOMES = {
     "SideAdapterCLIPHead": ".heads.san_head",
     "SoftDiceLoss": ".losses.soft_dice_loss",
     "TextQueryEncoder": ".parts.text_queries",
+    "TopFormerHead": ".heads.topformer_head",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
     "TransformersDPT": ".weight_formats.transformers",
     "TransformersDeepLab": ".weight_formats.transformers",
