@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import golden_weights
 import newmodels
 import numpy as np
 import pytest
 import torch
+from hugging_face import model_of
 from torch import Tensor
 
-from segkernel import build
 from segkernel.interfaces.model import Segmentor
 from segkernel.weights import convert
 from segplug_heads.heads.mask_queries import semantic_inference
@@ -21,64 +20,21 @@ from segplug_heads.heads.mask_queries import semantic_inference
 OUTPUTS = ("class_queries_logits", "masks_queries_logits")
 
 
-def swin(config: dict[str, Any]) -> dict[str, Any]:
-    backbone = config["backbone_config"]
-    return {
-        "type": "SwinTransformer",
-        "embed_dims": backbone["embed_dim"],
-        "depths": backbone["depths"],
-        "num_heads": backbone["num_heads"],
-        "window_size": backbone["window_size"],
-    }
+NAMES = ["mask2former_swin_tiny_hf", "oneformer_swin_tiny_hf"]
 
 
-def oneformer(config: dict[str, Any]) -> Segmentor:
-    widths = [config["backbone_config"]["embed_dim"] * 2**i for i in range(4)]
-    head = {
-        "type": "OneFormerHead",
-        "in_channels": widths,
-        "feat_channels": config["hidden_dim"],
-        "out_channels": config["mask_dim"],
-        "num_classes": config["num_labels"],
-        "num_queries": config["num_queries"],
-        "transformer_decoder": {
-            "num_layers": config["decoder_layers"] - 1,
-            "layer_cfg": {"ffn_cfg": {"feedforward_channels": config["dim_feedforward"]}},
-        },
-        "query_decoder": {
-            "num_layers": config["query_dec_layers"],
-            "layer_cfg": {"ffn_cfg": {"feedforward_channels": config["dim_feedforward"]}},
-        },
-    }
-    model = build("segmentors", {"type": "EncoderDecoder", "backbone": swin(config), "decode_head": head})
-    model.decode_head.task_tokens = torch.from_numpy(np.random.RandomState(5).randint(0, 49408, (2, 77))).float()
-    return model
+def model_and_case(name: str) -> tuple[newmodels.Case, Segmentor]:
+    """Return a case, and our model of its config with the reference's weights."""
+    case, model = model_of(name)
+    if "oneformer" in name:
+        tokens = np.random.RandomState(5).randint(0, 49408, (2, 77))
+        model.decode_head.task_tokens = torch.from_numpy(tokens).float()
+    return case, case.load_into(model)
 
 
-def mask2former(config: dict[str, Any]) -> Segmentor:
-    widths = [config["backbone_config"]["embed_dim"] * 2**i for i in range(4)]
-    head = {
-        "type": "Mask2FormerHead",
-        "in_channels": widths,
-        "feat_channels": config["hidden_dim"],
-        "out_channels": config["mask_feature_size"],
-        "num_classes": config["num_labels"],
-        "num_queries": config["num_queries"],
-        "transformer_decoder": {
-            "num_layers": config["decoder_layers"] - 1,
-            "layer_cfg": {"ffn_cfg": {"feedforward_channels": config["dim_feedforward"]}},
-        },
-    }
-    return build("segmentors", {"type": "EncoderDecoder", "backbone": swin(config), "decode_head": head})
-
-
-MODELS = {"mask2former_swin_tiny_hf": mask2former, "oneformer_swin_tiny_hf": oneformer}
-
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_outputs_equal_the_reference(name: str) -> None:
-    case = newmodels.load(name)
-    model = case.load_into(MODELS[name](case.facts["build"]["config"]))
+    case, model = model_and_case(name)
     class_logits, mask_logits = model.decode_head.last_queries(model.extract_feat(case.images))
     scores = semantic_inference(class_logits, mask_logits, case.images.shape[2:])
     outputs = dict(zip(OUTPUTS, (class_logits, mask_logits), strict=True))
@@ -93,10 +49,9 @@ def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 LOSSES = {case["case"]: case for case in json.loads((newmodels.PACKED / "query_losses.json").read_text())["cases"]}
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name in MODELS])
+@pytest.mark.parametrize("name", [name for name in NAMES if name in LOSSES])
 def test_losses_equal_the_reference(name: str) -> None:
-    case = newmodels.load(name)
-    model = case.load_into(MODELS[name](case.facts["build"]["config"]))
+    case, model = model_and_case(name)
     labels = golden_weights.labels(case.facts["build"]["config"]["num_labels"], 2, *case.images.shape[2:])
     torch.manual_seed(0)
     total = torch.stack([*model.loss(case.images, labels).values()]).sum()

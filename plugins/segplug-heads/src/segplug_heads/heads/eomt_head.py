@@ -17,7 +17,7 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import Loss
 from segkernel.nn import LayerConfig, build_activation, build_norm, nlc_to_nchw, resize
 from segkernel.sample import Targets
-from segplug_heads.heads.mask_queries import PointQueryHead, QueryTrainConfig, semantic_inference
+from segplug_heads.heads.mask_queries import PointQueryHead, QueryTrainConfig
 
 GELU: LayerConfig = {"type": "GELU"}
 NORM: LayerConfig = {"type": "LN2d", "eps": 1e-6}
@@ -177,7 +177,7 @@ class EoMTHead(PointQueryHead):
 
     def predict(self, state: EncoderState, size: Size | None = None) -> Tensor:  # type: ignore[override]
         class_logits, mask_logits = self.queries(state)
-        return semantic_inference(class_logits[-1], mask_logits[-1], size)
+        return self.scores(class_logits[-1], mask_logits[-1], size)
 
     def loss(self, state: EncoderState, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
         return self.single_pass(state, targets)[1]  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import nchw_to_nlc, resize
-from segplug_heads.heads.mask_queries import PointQueryHead, QueryTrainConfig
+from segplug_heads.heads.mask_queries import InferenceSize, PointQueryHead, QueryTrainConfig
 from segplug_heads.parts.pixel_decoder import (
     SINE_ENCODING,
     MSDeformAttnPixelDecoder,
@@ -52,6 +52,7 @@ class Mask2FormerArguments(TypedDict, total=False):
     test_cfg: dict[str, Any] | None
     align_corners: bool
     ignore_index: LabelId
+    inference_size: InferenceSize
 
 
 class Mask2FormerHead(PointQueryHead):
@@ -82,6 +83,8 @@ class Mask2FormerHead(PointQueryHead):
         test_cfg: Not used, accepted for existing configs.
         align_corners: As in `segkernel.nn.resize`, for resizing the output.
         ignore_index: Label that is ignored.
+        inference_size: Size at which probabilities of classes and masks are multiplied: ``image``, that of the input of
+            the network, as in the paper; ``masks``, that of the mask logits; or (height, width).
 
     Raises:
         ConfigError: The pixel decoder and the transformer decoder do not fit together.
@@ -143,6 +146,7 @@ class Mask2FormerHead(PointQueryHead):
         test_cfg: dict[str, Any] | None = None,
         align_corners: bool = False,
         ignore_index: LabelId = 255,
+        inference_size: InferenceSize = "image",
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -158,7 +162,7 @@ class Mask2FormerHead(PointQueryHead):
             align_corners=align_corners,
         )
         self.in_channels, self.strides, self.test_cfg = list(in_channels), tuple(strides), test_cfg
-        self.num_levels = num_transformer_feat_level
+        self.num_levels, self.inference_size = num_transformer_feat_level, inference_size
         self.pixel_decoder = (pixel_decoder or _pixel_decoder(self.num_levels))(
             in_channels=in_channels, feat_channels=feat_channels, out_channels=out_channels
         )

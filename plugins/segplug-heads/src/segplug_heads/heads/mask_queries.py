@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -34,6 +34,7 @@ from segplug_heads.parts.matching import (
     Queries,
 )
 
+InferenceSize = Size | Literal["image", "masks"]
 RELU: LayerConfig = {"type": "ReLU"}
 NO_IGNORE = -1
 """The ``ignore_index`` of losses whose targets are all valid."""
@@ -180,6 +181,9 @@ class MaskQueryHead(Head):
         act_cfg: Type of the activations of the perceptron that makes a mask embedding of a query.
     """
 
+    inference_size: InferenceSize = "image"
+    """The size at which `semantic_inference` multiplies probabilities."""
+
     def __init__(
         self,
         *,
@@ -246,7 +250,13 @@ class MaskQueryHead(Head):
         return semantic_inference(*self.last_queries(features))
 
     def predict(self, features: Features, size: Size | None = None) -> Tensor:
-        return semantic_inference(*self.last_queries(features), size)
+        return self.scores(*self.last_queries(features), size)
+
+    def scores(self, class_logits: Tensor, mask_logits: Tensor, size: Size | None) -> Tensor:
+        """Return `semantic_inference` for images of ``size``, by ``inference_size`` at that size or another."""
+        if self.inference_size != "image":
+            size = None if self.inference_size == "masks" else self.inference_size
+        return semantic_inference(class_logits, mask_logits, size)
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         return self.single_pass(features, targets)[1]
@@ -255,7 +265,7 @@ class MaskQueryHead(Head):
         self, features: Features, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         layers = list(zip(*self.queries(features), strict=True))
-        return semantic_inference(*layers[-1], size), self.layer_losses(layers, targets)
+        return self.scores(*layers[-1], size), self.layer_losses(layers, targets)
 
     def layer_losses(self, layers: Sequence[tuple[Tensor, Tensor]], targets: Targets) -> dict[str, Tensor]:
         """Return the losses of the class logits and mask logits after each layer."""

@@ -20,7 +20,7 @@ from segkernel.interfaces.spec import Spec
 from segkernel.nn import nchw_to_nlc, shares_batch
 from segkernel.sample import Targets
 from segplug_heads.heads.mask2former_head import Mask2FormerArguments, Mask2FormerHead
-from segplug_heads.heads.mask_queries import objects_from_labels, semantic_inference
+from segplug_heads.heads.mask_queries import objects_from_labels
 from segplug_heads.parts.clip_tokenizer import tokenize
 from segplug_heads.parts.query_transformer import Decoder, DecoderConfig
 from segplug_heads.parts.text_queries import TextQueryEncoder
@@ -115,7 +115,7 @@ class OneFormerHead(Mask2FormerHead):
         if self.text_encoder is not None and self.loss_contrastive is not None:
             classes = [objects_from_labels(labels, self.ignore_index).labels for labels in targets["seg"]]
             losses["loss_contrastive"] = self.loss_contrastive(query, self.text_encoder(classes))
-        return semantic_inference(*layers[-1], size), losses
+        return self.scores(*layers[-1], size), losses
 
 
 class QueryTextContrast(nn.Module):

@@ -13,9 +13,13 @@ from __future__ import annotations
 FAMILIES: dict[str, tuple[str, ...]] = {
     "beit": ("BeitForSemanticSegmentation",),
     "dpt": ("DPTForDepthEstimation", "DPTForSemanticSegmentation"),
+    "eomt": ("EomtForUniversalSegmentation",),
+    "eomt_dinov3": ("EomtDinov3ForUniversalSegmentation",),
+    "mask2former": ("Mask2FormerForUniversalSegmentation",),
     "mobilenet_v2": ("MobileNetV2ForSemanticSegmentation",),
     "mobilevit": ("MobileViTForSemanticSegmentation",),
     "mobilevitv2": ("MobileViTV2ForSemanticSegmentation",),
+    "oneformer": ("OneFormerForUniversalSegmentation",),
     "segformer": ("SegformerForSemanticSegmentation",),
     "upernet": ("UperNetForSemanticSegmentation",),
 }

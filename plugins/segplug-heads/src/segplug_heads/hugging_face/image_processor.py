@@ -31,6 +31,10 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "MobileNetV2": {"size": {"shortest_edge": 256}, "resample": BILINEAR, **HALF},
     "ViT": {"size": {"height": 224, "width": 224}, "resample": BILINEAR, **HALF},
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": BILINEAR, **IMAGENET},
+    "Mask2Former": {"size": {"shortest_edge": 800, "longest_edge": 1333}, "size_divisor": 32, "resample": BILINEAR,
+                    **IMAGENET},
+    "OneFormer": {"size": {"shortest_edge": 800, "longest_edge": 1333}, "resample": BILINEAR, **IMAGENET},
+    "Eomt": {"size": {"shortest_edge": 640, "longest_edge": 640}, "resample": BILINEAR, **IMAGENET},
 }  # fmt: skip
 """What a processor does unless its file says otherwise, by its type without ImageProcessor."""
 OF_MODEL = {
@@ -43,6 +47,10 @@ OF_MODEL = {
     "mobilevit": "MobileViT",
     "mobilevitv2": "MobileViT",
     "mobilenet_v2": "MobileNetV2",
+    "mask2former": "Mask2Former",
+    "oneformer": "OneFormer",
+    "eomt": "Eomt",
+    "eomt_dinov3": "Eomt",
 }
 """The processor of each ``model_type``, for a folder without ``preprocessor_config.json``."""
 SQUARE = ("Segformer", "Beit", "DPT", "ViT")
@@ -100,8 +108,8 @@ def _resize(values: Mapping[str, Any], name: str) -> dict[str, Any]:
             resize["multiple_of"] = values["ensure_multiple_of"]
     elif "shortest_edge" in size:
         resize["shortest_edge"] = size["shortest_edge"]
-        if "longest_edge" in size:
-            resize["longest_edge"] = size["longest_edge"]
+        if longest := size.get("longest_edge") or values.get("max_size"):
+            resize["longest_edge"] = longest
     else:
         raise unsupported("size", size, "height and width, or shortest_edge")
     if values.get("size_divisor"):
