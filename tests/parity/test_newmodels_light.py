@@ -12,7 +12,17 @@ from segkernel import build
 HEAD = {"num_classes": 19}
 TOPFORMER = {"type": "TopFormerHead", "in_index": [0, 1, 2], **HEAD}
 SEAFORMER = {"type": "SeaFormerHead", "in_index": [0, 1, 2], "is_dw": True, **HEAD}
+AFFORMER = {
+    "type": "AFFormerHead",
+    "in_index": 3,
+    "in_channels": 216,
+    "channels": 256,
+    "norm_cfg": {"type": "GN", "num_groups": 32},
+    **HEAD,
+}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "afformer_tiny": ({"type": "AFFormer", "arch": "tiny"}, AFFORMER),
+    "afformer_base": ({"type": "AFFormer", "arch": "base"}, AFFORMER),
     "sctnet_s": (
         {"type": "SCTNet"},
         {"type": "SCTHead", "in_index": 0, "in_channels": 128, "channels": 128, "dropout_ratio": 0.0, **HEAD},
@@ -44,8 +54,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_model_equals_the_reference(name: str) -> None:
     case = newmodels.load(name)
     backbone, head = MODELS[name]
-    norm_cfg = {"type": "BN"}
-    head = {**head, "norm_cfg": norm_cfg}
-    config = {"type": "EncoderDecoder", "backbone": {**backbone, "norm_cfg": norm_cfg}, "decode_head": head}
+    norm = {"norm_cfg": {"type": "BN"}}
+    config = {"type": "EncoderDecoder", "backbone": norm | backbone, "decode_head": norm | head}
     model = case.load_into(build("segmentors", config))
     assert case.failures({"logits": model(case.images)}, model=model) == []

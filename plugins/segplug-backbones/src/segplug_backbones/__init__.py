@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segkernel.nn.context_block import ContextBlock as ContextBlock
     from segkernel.nn.conv_module import ConvModule as ConvModule
     from segkernel.nn.non_local import NonLocal2d as NonLocal2d
+    from segplug_backbones.afformer import AFFormer as AFFormer
     from segplug_backbones.beit import BEiT as BEiT
     from segplug_backbones.bisenetv1 import BiSeNetV1 as BiSeNetV1
     from segplug_backbones.bisenetv2 import BiSeNetV2 as BiSeNetV2
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from segplug_backbones.vgg import VGG as VGG
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
     from segplug_backbones.vit_sam import ViTSAM as ViTSAM
+    from segplug_backbones.weight_formats.afformer import OfficialAFFormer as OfficialAFFormer
     from segplug_backbones.weight_formats.beit import OfficialBEiT as OfficialBEiT
     from segplug_backbones.weight_formats.beit import TransformersBEiT as TransformersBEiT
     from segplug_backbones.weight_formats.convnext import OfficialConvNeXt as OfficialConvNeXt
@@ -152,6 +154,7 @@ if TYPE_CHECKING:
 # isort: on
 
 _HOMES = {
+    "AFFormer": ".afformer",
     "AdaptivePaddingConv2d": ".layers",
     "BEiT": ".beit",
     "BiSeNetV1": ".bisenetv1",
@@ -193,6 +196,7 @@ _HOMES = {
     "MobileViTV2": ".mobilevit_v2",
     "NonLocal2d": "segkernel.nn.non_local",
     "NumpyArchive": ".weight_formats.files",
+    "OfficialAFFormer": ".weight_formats.afformer",
     "OfficialBEiT": ".weight_formats.beit",
     "OfficialConvNeXt": ".weight_formats.convnext",
     "OfficialDINO": ".weight_formats.dino",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segkernel.nn.losses import CrossEntropyLoss as CrossEntropyLoss
     from segkernel.nn.sampler import OHEMPixelSampler as OHEMPixelSampler
     from segplug_heads.configs.source import ZooSource as ZooSource
+    from segplug_heads.heads.afformer_head import AFFormerHead as AFFormerHead
     from segplug_heads.heads.ann_head import ANNHead as ANNHead
     from segplug_heads.heads.apc_head import APCHead as APCHead
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
 # isort: on
 
 _HOMES = {
+    "AFFormerHead": ".heads.afformer_head",
     "ANNHead": ".heads.ann_head",
     "APCHead": ".heads.apc_head",
     "ASPPHead": ".heads.aspp_head",
