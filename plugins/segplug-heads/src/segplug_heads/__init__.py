@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.oneformer_head import OneFormerHead as OneFormerHead
     from segplug_heads.heads.pid_head import PIDHead as PIDHead
     from segplug_heads.heads.point_head import PointHead as PointHead
+    from segplug_heads.heads.pp_liteseg_head import PPLiteSegHead as PPLiteSegHead
     from segplug_heads.heads.psa_head import PSAHead as PSAHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
     from segplug_heads.heads.san_head import SideAdapterCLIPHead as SideAdapterCLIPHead
@@ -194,6 +195,7 @@ _HOMES = {
     "OhemCrossEntropy": ".losses.ohem_loss",
     "OneFormerHead": ".heads.oneformer_head",
     "PIDHead": ".heads.pid_head",
+    "PPLiteSegHead": ".heads.pp_liteseg_head",
     "PSAHead": ".heads.psa_head",
     "PSPHead": ".heads.psp_head",
     "PixelDecoder": ".parts.pixel_decoder",
