@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ family with random weights, as in [the zoo's tests](zoo.md), at about 96 x 96 pi
 **yes**: batch, height and width are dynamic, and the logits at three sizes and with batches of one to three are
 those of the model within 0.1 %. **larger**: the same, but only for an example of four times the size, and sizes not
 below it. **fixed**: with fixed sizes only (`--dynamic none`). **written**: with fixed sizes, but not run, as Core ML
-runs on macOS only. **timeout**: not finished in the time that its reason states, on one core. **no**: none of these.
+runs on macOS only. **timeout**: not finished within the processor time that its reason states. **no**: none of these.
 Reasons are below. -: not run.
 
 """
@@ -120,15 +123,15 @@ def share_captures() -> None:
         module.write_onnx = written  # type: ignore[attr-defined]
 
 
-def run(family: str, formats: list[str], results: Path, limit: float) -> None:
-    """Export a family in a subprocess of at most ``limit`` seconds; one that crashes or hangs is a result, too."""
+def run(family: str, formats: list[str], results: Path, limit: int) -> None:
+    """Export a family in a subprocess of at most ``limit`` seconds on a core; one that crashes is a result, too."""
     command = [sys.executable, __file__, family, "--formats", ",".join(formats), "--child"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-        output, result, reason = done.stdout, "no", (done.stderr.strip().splitlines() or ["no output"])[-1]
-    except subprocess.TimeoutExpired as error:
-        output, result, reason = (error.stdout or b"").decode(), "timeout", f"it takes more than {limit:.0f} s"
-    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    limited = partial(resource.setrlimit, resource.RLIMIT_CPU, (limit, limit))
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    result, reason = "no", (done.stderr.strip().splitlines() or ["no output"])[-1]
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        result, reason = "timeout", f"it takes more than {limit} s"
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if missing := [kind for kind in formats if kind not in {row["format"] for row in rows}]:
         rows.append({"family": family, "format": missing[0], "result": result, "reason": reason, "seconds": 0})
     with results.open("a", encoding="utf-8") as file:
@@ -191,7 +194,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*", metavar="FAMILY")
     parser.add_argument("--formats", default=",".join(FORMATS[:4]))
     parser.add_argument("--results", type=Path, default=Path("exports.jsonl"))
-    parser.add_argument("--limit", type=float, default=1800, metavar="SECONDS", help="for one family")
+    parser.add_argument("--limit", type=int, default=1800, metavar="SECONDS", help="CPU time of a family")
     parser.add_argument("--write", action="store_true", help="only write the page")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -111,7 +111,8 @@ def reference_pages() -> dict[str, str]:
 
 COMPONENTS = [group for group in GROUPS if group not in ("zoo", "config_sources", "former_names", "config_checks",
                                                          "quick_checks", "commands", "default_hooks", "outputs",
-                                                         "adapters", "displays", "optimizations")]  # fmt: skip
+                                                         "adapters", "displays", "optimizations",
+                                                         "predictors")]  # fmt: skip
 
 
 def _page(title: str, command: str, entries: Iterable[Entry]) -> str:

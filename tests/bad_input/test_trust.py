@@ -124,6 +124,7 @@ def test_every_argument_that_names_a_file_is_marked():
         "former_names",
         "commands",
         "config_checks",
+        "predictors",
         "quick_checks",
         "config_sources",
         "adapters",

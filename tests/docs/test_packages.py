@@ -9,7 +9,7 @@ import pytest
 
 PLUGINS = sorted(Path(__file__).parents[2].glob("plugins/*"))
 NO_COMPONENTS = ("zoo", "config_sources", "config_checks", "quick_checks", "former_names", "commands", "weight_formats",
-                 "layers")  # fmt: skip
+                 "layers", "predictors")  # fmt: skip
 ELSEWHERE = tuple(f"segkernel.{group}" for group in NO_COMPONENTS)
 
 

@@ -41,8 +41,8 @@ GROUPS: dict[str, str] = {
     "optimizers": "torch.optim.optimizer:Optimizer", "parameter_groups": "",
     "schedules": "segkernel.schedules:Schedule", "hooks": "", "default_hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter", "weight_formats": "segkernel.interfaces.model:WeightFormat",
-    "zoo": "", "config_sources": "", "former_names": "", "config_checks": "", "quick_checks": "", "adapters": "",
-    "displays": "", "optimizations": "", "commands": "click.core:Command",
+    "zoo": "", "config_sources": "", "former_names": "", "config_checks": "", "quick_checks": "", "predictors": "",
+    "adapters": "", "displays": "", "optimizations": "", "commands": "click.core:Command",
 }  # fmt: skip
 """Group name, without prefix, to the base class of its components; empty where there is none."""
 

@@ -95,7 +95,7 @@ def load_model(
     if isinstance(source, nn.Module):
         return LoadedModel(source, load_strict(source, weights) if weights else getattr(source, "metadata", {}), None)
     if not isinstance(source, str | Path | Mapping):
-        raise UsageError(f"a model is a name, a file or a module, not a {type(source).__name__}; several: Ensemble")
+        raise UsageError(f"a model is a name, a file or a module, not a {type(source).__name__}")
     if isinstance(source, str | Path) and _is_model_file(Path(source)):
         if not _holds_weights(source):
             if weights is not None:

@@ -38,11 +38,12 @@ Image = str | Path | np.ndarray | Tensor | Sample
 
 
 class Predictor:
-    """Predicts images of any size with one model.
+    """Predicts images of any size with one model, or with the mean of several.
 
     Args:
         model: A packaged or local config name, a config file, a run directory, a checkpoint that holds its config, an
-            exported file, or a built module (it is put into evaluation mode).
+            exported file, or a built module (it is put into evaluation mode). A list of these, or of predictors, is
+            segplug-datasets' `Ensemble`; the other arguments are for all of them.
         weights: A checkpoint for the model, or a run directory; it must fit completely.
         device: Any torch device, or ``auto``. None is ``auto``, or where a built module already is. An exported file
             runs there, too, or raises; with ``auto`` its runtime chooses.
@@ -68,9 +69,14 @@ class Predictor:
         UntrustedError: When the file's config names code or other files.
     """
 
+    def __new__(cls, model: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Return a predictor; an ensemble for a list of models."""
+        several = cls is Predictor and isinstance(model, list | tuple)
+        return super().__new__(Catalog.discover().load("predictors", "Ensemble") if several else cls)
+
     def __init__(
         self,
-        model: str | Path | nn.Module,
+        model: str | Path | nn.Module | Sequence[Any],
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         classes: Sequence[str] | None = None,
@@ -87,7 +93,7 @@ class Predictor:
         random_weights: bool = False,
         optimize: bool | None = None,
     ) -> None:
-        loaded = load_model(model, weights, overrides, exporter=exporter, device=str(device or "auto"), trust=trust)
+        loaded = load_model(model, weights, overrides, exporter=exporter, device=str(device or "auto"), trust=trust)  # type: ignore[arg-type]
         built, meta, config = loaded.model, loaded.meta, loaded.config
         self.config = config
         if loaded.random and not random_weights:

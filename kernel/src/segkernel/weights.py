@@ -70,8 +70,7 @@ class LoadReport:
     def misfits(self) -> list[str]:
         """Return the lines of the report on what does not fit."""
         lines = [f"    {name}: {old} in the file, {new} in the model" for name, old, new in self.reshaped[:8]]
-        if len(self.reshaped) > 8:
-            lines.append(f"    and {len(self.reshaped) - 8} more")
+        lines += [f"    and {len(self.reshaped) - 8} more"] * (len(self.reshaped) > 8)
         lists = {"not in the file": self.fresh, "not in the model": self.skipped}
         return [*lines, *(f"    {text}: {_some(names)}" for text, names in lists.items() if names)]
 

@@ -22,7 +22,7 @@ _HOMES = {
     **dict.fromkeys(("backbones", "necks", "heads", "segmentors"), "models"),
     **dict.fromkeys(("optimizers", "parameter_groups", "schedules"), "optim"),
     **dict.fromkeys(("layers", "outputs", "parts", "default_hooks", "former_names"), "signature"),
-    **dict.fromkeys(("config_checks", "quick_checks"), "signature"),
+    **dict.fromkeys(("config_checks", "quick_checks", "predictors"), "signature"),
     **dict.fromkeys(("zoo", "config_sources", "commands", "adapters", "displays", "optimizations"), "package"),
     "samplers": "datasets",
 }

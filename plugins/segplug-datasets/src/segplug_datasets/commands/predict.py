@@ -126,7 +126,6 @@ def command(
       seg-kernel predict best.pt region.tif --format polygons --window 1024
     """
     from segkernel import Predictor
-    from segplug_datasets.predict.ensemble import Ensemble
     from segplug_datasets.predict.scenes import is_scene
     from segplug_datasets.predict.sources import collect_images, is_video
 
@@ -140,7 +139,7 @@ def command(
     predictors = [Predictor(each, weights, device, overrides=overrides, **options) for each in [model, *models]]
     for each in predictors:
         each.tta = _views(each.config, tta, scales, flip)
-    predictor = predictors[0] if len(predictors) == 1 else Ensemble(predictors)
+    predictor = predictors[0] if len(predictors) == 1 else Predictor(predictors)
     videos: list[Any] = [source for source in sources if is_video(source)]
     scenes: list[Any] = [each for each in sources if (window and _is_tiff(each)) or is_scene(each)]
     scenes = [] if seconds else scenes

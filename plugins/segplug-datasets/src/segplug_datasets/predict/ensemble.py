@@ -1,6 +1,6 @@
 """Several models as one: the mean of their probabilities.
 
-predictor = Ensemble([Predictor("a.pt"), Predictor("b.pt")])
+predictor = Predictor(["a.pt", "b.pt"])
 for prediction in predict_images(predictor, "photos/", "predictions"): ...
 
 `as_segmentor` makes it the model of a test.
@@ -10,72 +10,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from segkernel import Predictor
 from segkernel.errors import UsageError
-from segplug_datasets.labelled import Named
 from segplug_datasets.visualize import draws_itself
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from segkernel import Predictor
     from segkernel.interfaces.model import Segmentor
-    from segkernel.sample import Prediction, Sample
+    from segkernel.sample import Prediction
 
 
-class Ensemble(Named):
+class Ensemble(Predictor):
     """Predicts with several models: probabilities at the image's size are averaged, then decoded.
 
-    Each model has its own transforms and preprocessing; images are read as the first model reads them.
+    Each model has its own transforms, preprocessing, windows and test-time augmentation; images are read as the first
+    model reads them, and a sample of `prepare` is a tuple with one for each model.
 
     Args:
-        predictors: Models with the same classes, in the same order.
+        models: Those of `Predictor`, or predictors; with the same classes, in the same order.
+        arguments: Further arguments of `Predictor`, for models that are not predictors yet.
+        options: The same, by name.
 
     Raises:
         UsageError: When there are fewer than two, classes or tasks differ, or a model predicts other values.
     """
 
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
-        if len(predictors) < 2:
+    def __init__(self, models: Sequence[Any], *arguments: Any, **options: Any) -> None:
+        if len(models) < 2:
             raise UsageError("an ensemble needs two models or more")
-        first, *others = predictors
+        made = (each if isinstance(each, Predictor) else Predictor(each, *arguments, **options) for each in models)
+        self.predictors: list[Predictor] = list(made)
+        first, *others = self.predictors
+        output = first.model.outputs["seg"]
         for number, other in enumerate(others, 2):
             if other.classes != first.classes:
                 theirs, ours = (", ".join(each.classes[:8]) for each in (other, first))
                 raise UsageError(f"model {number} of the ensemble has other classes: {theirs}; not {ours}")
-            if other.model.outputs.get("seg") != (mine := first.model.outputs["seg"]):
-                raise UsageError(f"model {number} of the ensemble has the output {other.model.outputs}, not {mine}")
-        if not first.model.outputs["seg"].classes or draws_itself(first.model.outputs["seg"]):
+            if other.model.outputs.get("seg") != output:
+                raise UsageError(f"model {number} of the ensemble has the output {other.model.outputs}, not {output}")
+        if not output.classes or draws_itself(output):
             raise UsageError("an ensemble averages probabilities, but the models predict other values")
-        self.predictors, self.labels = list(predictors), first.labels
-        self.model, self.reader = _Main(first.model.outputs["seg"]), first.reader
+        vars(self).update(vars(first))  # labels, reader and device are those of the first model
+        self.model = SimpleNamespace(outputs={"seg": output})  # the one output that an ensemble has
 
-    @property
-    def device(self) -> torch.device:
-        """Where the first model runs."""
-        return self.predictors[0].device
-
-    def __call__(self, source: Any, *, probabilities: bool = False) -> Prediction:
-        """Predict one image, an argument of `segkernel.Predictor.read`."""
-        path = Path(source) if isinstance(source, str | Path) else None
-        sample = self.prepare(self.read(source), name=path.stem if path else "image", path=path)
-        return self.predict_samples([sample], probabilities=probabilities)[0]
-
-    def read(self, source: Any) -> Any:
-        """Read an image, as `segkernel.Predictor.read`."""
-        return self.predictors[0].read(source)
-
-    def prepare(self, pixels: Any, *, name: str = "image", path: Any = None) -> tuple[Sample, ...]:
-        """Return one sample per model, as `segkernel.Predictor.prepare`."""
+    def prepare(self, pixels: Any, *, name: str = "image", path: Any = None) -> Any:
         return tuple(predictor.prepare(pixels, name=name, path=path) for predictor in self.predictors)
 
-    def predict_samples(
-        self, samples: Sequence[tuple[Sample, ...]], *, probabilities: bool = False
-    ) -> list[Prediction]:
-        """Predict results of `prepare` as one batch, as `segkernel.Predictor.predict_samples`."""
+    def predict_samples(self, samples: Sequence[Any], *, probabilities: bool = False) -> list[Prediction]:
         every = [
             predictor.predict_samples(batch, probabilities=True)
             for predictor, batch in zip(self.predictors, zip(*samples, strict=True))
@@ -87,13 +72,6 @@ class Ensemble(Named):
             fields |= {"seg_probabilities": mean} if probabilities else {}
             found.append(type(views[0])(fields, views[0].meta))
         return found
-
-
-class _Main:
-    """Stands for the models: the one output that an ensemble has."""
-
-    def __init__(self, output: Any) -> None:
-        self.outputs = {"seg": output}
 
 
 def as_segmentor(ensemble: Ensemble) -> Segmentor:

@@ -67,7 +67,7 @@ def predict_images(
     with ``batch_size`` 1 predictions are those of ``predictor(image)``.
 
     Args:
-        predictor: The model, a `segkernel.Predictor` or an `Ensemble`.
+        predictor: The model, a `segkernel.Predictor`.
         inputs: See `collect_images`.
         seconds: Second images, given like ``inputs``, for models that compare two images of one place; files are
             matched by name, arrays and single files by order.

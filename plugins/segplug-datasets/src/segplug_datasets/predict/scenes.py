@@ -61,7 +61,7 @@ def predict_raster(
     """Predict a raster in windows; yield each window when it is predicted. Files are complete at the end.
 
     Args:
-        predictor: The model, a `segkernel.Predictor` or an `Ensemble`.
+        predictor: The model, a `segkernel.Predictor`.
         path: A TIFF, read as the config's data set reads it; without one, 8 or 16 bits of red, green and blue, or grey.
         out_dir: Folder for the files.
         window: Side of a window without its margin, in pixels.

@@ -152,7 +152,7 @@ def predict_video(
     """Predict the frames of a video in order.
 
     Args:
-        predictor: The model, a `segkernel.Predictor` or an `Ensemble`.
+        predictor: The model, a `segkernel.Predictor`.
         source: A video file, or a camera, ``camera:0``.
         out_dir: Folder for the files; None writes nothing.
         formats: ``overlays`` is the video ``vis/NAME.mp4``; other formats as in `predict_images`, their files named by

@@ -13,7 +13,7 @@ from segkernel.cli import DEVICE, RANDOM_WEIGHTS, TRUST
     nargs=-1,
     required=True,
     metavar="MODEL...",
-    help="Run directories, checkpoints, exported files or published names; NAME=MODEL names one.",
+    help="Run directories, checkpoints, exported files or published names; NAME=MODEL names one, MODEL+MODEL averages.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all networks.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
@@ -71,6 +71,7 @@ def command(
     """Serve MODEL... over HTTP, with a page for the browser.
 
     A MODEL is a run directory, a checkpoint, an exported file, or the name of a published model; NAME=MODEL names it.
+    MODEL+MODEL is an ensemble: the probabilities of the models are averaged.
     POST /models/NAME/predict takes an image and returns its label map; /openapi.json describes all addresses.
     Anyone who reaches the address can use it: there is no password, and by default only this machine reaches it.
 
@@ -78,6 +79,7 @@ def command(
     Examples:
       seg-kernel serve runs/first
       seg-kernel serve street=runs/first fast=model.onnx --port 8080
+      seg-kernel serve best=runs/first+runs/second
       curl --data-binary @photo.jpg 'localhost:8000/models/first/predict?format=json'
     """
     _require_extra()

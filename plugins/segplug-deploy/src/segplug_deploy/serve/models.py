@@ -27,7 +27,7 @@ SUFFIXES = (".onnx", ".pt", ".pth", ".yaml")
 
 
 def split_names(given: Sequence[str]) -> dict[str, str]:
-    """Return models by name, from arguments ``MODEL`` or ``NAME=MODEL``.
+    """Return models by name, from arguments ``MODEL`` or ``NAME=MODEL``; a ``MODEL+MODEL`` is an ensemble.
 
     Raises:
         UsageError: When a name is invalid, or two models have the same.
@@ -36,15 +36,21 @@ def split_names(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, model = text.partition("=")
         if not equals:
-            name, model = re.sub(r"[^A-Za-z0-9._-]+", "-", _short_name(Path(text))).strip("-._") or "model", text
+            short = "-".join(_short_name(Path(part)) for part in parts_of(text))
+            name, model = re.sub(r"[^A-Za-z0-9._-]+", "-", short).strip("-._") or "model", text
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} is no name for a model: letters, digits, '.', '_' and '-', at most 100")
-        if not model:
-            raise UsageError(f"{text}: give a model after '='")
+        if not all(parts_of(model)):
+            raise UsageError(f"{text}: give a model after '=' and on both sides of '+'")
         if name in models:
             raise UsageError(f"two models are called {name!r}: name them, {name}-1={models[name]} {name}-2={model}")
         models[name] = model
     return models
+
+
+def parts_of(model: str) -> list[str]:
+    """Return the models of an ensemble ``MODEL+MODEL``; one for a model, whose file may have a ``+`` in its name."""
+    return [model] if Path(model).exists() else model.split("+")
 
 
 def _short_name(path: Path) -> str:
@@ -90,7 +96,8 @@ class ServedModel:
     def _fits(self, given: Any) -> bool:
         """Whether what was read from RGB images is what the model takes."""
         if self.images == 2:
-            given = self._predictor.prepare(given).image
+            prepared: Any = self._predictor.prepare(given)
+            given = (prepared[0] if isinstance(prepared, tuple) else prepared).image  # an ensemble has several
         return isinstance(given, np.ndarray) and given.shape[2] == self._predictor.preprocessor.mean.shape[1]
 
     @property
@@ -99,7 +106,7 @@ class ServedModel:
         return self._predictor.labels
 
     def prepare(self, *pixels: np.ndarray) -> Sample:
-        """Return an image (H, W, 3) uint8, or two, after the transforms; threads may call it.
+        """Return an image (H, W, 3) uint8, or two, after the transforms, for `compute`; threads may call it.
 
         Raises:
             DataError: When a transform rejects it, or two differ in size.
@@ -150,4 +157,8 @@ def _task(output: Output) -> str:
 
 def load(given: Mapping[str, str], **options: Any) -> dict[str, ServedModel]:
     """Load models by name; ``options`` are arguments of `segkernel.Predictor`."""
-    return {name: ServedModel(name, Predictor(model, **options)) for name, model in given.items()}
+    models = {name: parts_of(model) for name, model in given.items()}
+    return {
+        name: ServedModel(name, Predictor(parts if parts[1:] else parts[0], **options))
+        for name, parts in models.items()
+    }

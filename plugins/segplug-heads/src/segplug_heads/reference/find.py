@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from segkernel.interfaces.model import WeightFormat
 
 NO_EXAMPLE = ("outputs", "weight_formats", "config_sources", "former_names", "config_checks", "quick_checks",
-              "commands", "zoo")  # fmt: skip
+              "commands", "zoo", "predictors")  # fmt: skip
 """Groups whose members are not named by ``type:`` in a config."""
 NOT_SUPPORTED = ("LBFGS", "SparseAdam")
 """Optimisers of torch that need another loop or other gradients."""
