@@ -66,6 +66,31 @@ def test_only_the_batch_norm_of_a_convolution_that_nothing_else_uses_is_folded(n
     torch.testing.assert_close(net(IMAGES), before)
 
 
+class Features(nn.Module):
+    """A backbone: feature maps at two strides; a convolution whose result it returns keeps its batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Net().stem
+        self.conv, self.norm, self.act = nn.Conv2d(8, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        x = self.stem(images)
+        raw = self.conv(x)
+        return x, {"raw": raw, "out": self.act(self.norm(raw))}
+
+
+@torch.no_grad()
+def test_any_module_is_made_faster() -> None:
+    backbone = Features().eval()
+    x, more = backbone(IMAGES)
+    faster = optimize_for_inference(backbone)
+    found, others = faster(IMAGES)
+    torch.testing.assert_close((found, others), (x, more))
+    assert (norms(backbone), norms(faster)) == (2, 1)
+    assert optimize_for_inference(nn.Conv2d(3, 3, 1).eval())(IMAGES).shape == IMAGES.shape
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("off", [None, "fold", "onednn", "winograd", "channels_last", "labels"])
 def test_logits_are_equal_and_the_model_is_left_as_it_is(net: Net, off: str | None) -> None:

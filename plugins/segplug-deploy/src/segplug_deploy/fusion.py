@@ -72,7 +72,7 @@ def fused_copy(model: M) -> M:
 def fold_batch_norms(model: nn.Module) -> int:
     """Fold every batch norm of a model whose input is the result of a convolution that nothing else uses.
 
-    Returns their number; none where the model cannot be run, or where its logits are others afterwards.
+    Returns their number; none where the model cannot be run, or where its results are others afterwards.
     """
 
     def parts(pairs: Pairs) -> dict[nn.Module, nn.Module]:
@@ -145,14 +145,14 @@ def _exchange(
     parts: Callable[[Pairs], dict[nn.Module, nn.Module]],
     failure: str,
 ) -> int:
-    """Exchange modules of a model, if its logits stay the same.
+    """Exchange modules of a model, if its results stay the same.
 
     Args:
         model: Changed in place; in evaluation mode.
         producers: Exact types of the first modules of pairs.
         consumers: Types of the second ones.
         parts: From the pairs to the modules that change, each with what replaces it.
-        failure: What the log says if the logits are others, and the change is undone.
+        failure: What the log says if the results are others, and the change is undone.
 
     Returns:
         The number of modules exchanged.
@@ -164,19 +164,28 @@ def _exchange(
     new = parts(pairs)
     _replace(model, new)
     try:
-        same = torch.allclose(model(image), before, rtol=0, atol=TOLERANCE * float(before.abs().max()))
+        same = all(map(_is_close, _results(model, image), before))
     except Exception as error:  # of any kind: the model uses a result in another way than by a module
         log.debug("%s: %s", type(model).__name__, error)
         same = False
     if same:
         return len(pairs)
     _replace(model, {part: old for old, part in new.items()})
-    log.warning("%s: the logits of %s would differ", failure, type(model).__name__)
+    log.warning("%s: the results of %s would differ", failure, type(model).__name__)
     return 0
 
 
-def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tensor, Tensor, Pairs] | None:
-    """Return an image, its logits, and the pairs of a model; None where it cannot be run."""
+def _results(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """Return the logits of a segmentor, the feature maps of a backbone."""
+    return [leaf for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _is_close(found: Tensor, before: Tensor) -> bool:
+    return torch.allclose(found, before, rtol=0, atol=TOLERANCE * float(before.abs().max()))
+
+
+def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tensor, list[Tensor], Pairs] | None:
+    """Return an image, its results, and the pairs of a model; None where it cannot be run."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or model.training:
         return None
@@ -186,14 +195,15 @@ def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tens
         tracer = _Tracer(model, producers, consumers)
         try:
             with tracer:
-                logits = model(image)
+                results = _results(model, image)
         except Exception as error:  # of any kind: sizes and channels that the model does not take
             log.debug("%s on %s: %s", type(model).__name__, tuple(image.shape), error)
             continue
         finally:
             tracer.remove()
-        if isinstance(logits, Tensor):
-            return image, logits, tracer.pairs()
+        if results:
+            tracer.uses.update(map(id, results))  # by the caller
+            return image, results, tracer.pairs()
     return None
 
 

@@ -41,7 +41,8 @@ def optimize_for_inference(
     """Return a copy of a model that predicts faster; its parameters are those of the model, where they do not change.
 
     Args:
-        model: A segmentor in evaluation mode; or one of an exported file, where only ``labels`` has an effect.
+        model: A segmentor, or any other module such as a backbone, in evaluation mode; or a segmentor of an exported
+            file, where only ``labels`` has an effect.
         device: Where it will run.
         fold: Fold batch norms into the convolutions before them, branches into one convolution, and adapters into the
             weights (`segplug_deploy.fusion.fuse_modules`); logits are equal up to rounding.
@@ -50,10 +51,11 @@ def optimize_for_inference(
         winograd: With ``onednn``, compute 3x3 convolutions of many channels with fewer multiplications; their rounding
             errors are four to eight times as large, and their weights take up to five times the memory.
         channels_last: Convolve in this memory layout. None does on a CPU, except for the backbones `ROW_MAJOR`.
-        labels: Compute the class ids without logits at the size of the image; they are the same.
+        labels: Compute the class ids of a segmentor without logits at the size of the image; they are the same.
         memory: On a CPU, let the process keep 128 MiB of freed memory for the next image, as far as glibc is its C
             library: else a fifth to a third of the time of some models goes into mapping memory.
-        compile: Compile ``predict`` with `torch.compile`, when it is first called and for each size of images.
+        compile: Compile ``predict``, or a module without it, with `torch.compile`, when it is first called and for each
+            size of images.
     """
     faster, is_deep = _copy(model)
     if fold and is_deep:
@@ -68,15 +70,17 @@ def optimize_for_inference(
         channels_last = on_cpu and not backbones & {*ROW_MAJOR}
     if channels_last and is_deep:
         _to_channels_last(faster)
-    if labels:
+    if labels and hasattr(faster, "outputs"):
         faster.outputs = fast_outputs(faster.outputs)
     if memory and on_cpu:
         keep_freed_memory()
         give_up_holes()
         if is_deep and not compile:
             next(faster.children(), faster).register_forward_pre_hook(_SecondPass())
-    if compile:
+    if compile and hasattr(faster, "predict"):
         faster.predict = torch.compile(faster.predict)
+    elif compile:
+        faster.compile()
     return faster
 
 
