@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from segplug_backbones.ddrnet import DDRNet as DDRNet
     from segplug_backbones.dinov2 import DINOv2 as DINOv2
     from segplug_backbones.dinov3 import DINOv3 as DINOv3
+    from segplug_backbones.edgenext import EdgeNeXt as EdgeNeXt
+    from segplug_backbones.efficientformer_v2 import EfficientFormerV2 as EfficientFormerV2
     from segplug_backbones.efficientnet import EfficientNet as EfficientNet
+    from segplug_backbones.efficientvit import EfficientViT as EfficientViT
     from segplug_backbones.erfnet import ERFNet as ERFNet
     from segplug_backbones.eva02 import EVA02 as EVA02
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
+    from segplug_backbones.fastvit import FastViT as FastViT
     from segplug_backbones.generalized_attention import GeneralizedAttention as GeneralizedAttention
     from segplug_backbones.hiera import Hiera as Hiera
     from segplug_backbones.hrnet import HRNet as HRNet
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
     from segplug_backbones.mit import mit_b5 as mit_b5
     from segplug_backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
     from segplug_backbones.mobilenet_v3 import MobileNetV3 as MobileNetV3
+    from segplug_backbones.mobilenet_v4 import MobileNetV4 as MobileNetV4
+    from segplug_backbones.mobileone import MobileOne as MobileOne
     from segplug_backbones.mobilevit import MobileViT as MobileViT
     from segplug_backbones.mobilevit_v2 import MobileViTV2 as MobileViTV2
     from segplug_backbones.mscan import MSCAN as MSCAN
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
     from segplug_backbones.mscan import mscan_tiny as mscan_tiny
     from segplug_backbones.pidnet import PIDNet as PIDNet
     from segplug_backbones.poolformer import PoolFormer as PoolFormer
+    from segplug_backbones.repvit import RepViT as RepViT
     from segplug_backbones.resnest import ResNeSt as ResNeSt
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
@@ -74,6 +81,7 @@ if TYPE_CHECKING:
     from segplug_backbones.sctnet import SCTNet as SCTNet
     from segplug_backbones.seaformer import SeaFormer as SeaFormer
     from segplug_backbones.shufflenet_v2 import ShuffleNetV2 as ShuffleNetV2
+    from segplug_backbones.starnet import StarNet as StarNet
     from segplug_backbones.stdc import STDCContextPathNet as STDCContextPathNet
     from segplug_backbones.stdc import STDCNet as STDCNet
     from segplug_backbones.stdc import stdc1 as stdc1
@@ -110,6 +118,8 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.dino import OfficialDINO as OfficialDINO
     from segplug_backbones.weight_formats.dino import TransformersDINO as TransformersDINO
     from segplug_backbones.weight_formats.downloads import Downloads as Downloads
+    from segplug_backbones.weight_formats.efficientformer import OfficialEfficientFormer as OfficialEfficientFormer
+    from segplug_backbones.weight_formats.efficientvit import OfficialEfficientViT as OfficialEfficientViT
     from segplug_backbones.weight_formats.eva02 import OfficialEVA02 as OfficialEVA02
     from segplug_backbones.weight_formats.files import DetectronPickle as DetectronPickle
     from segplug_backbones.weight_formats.files import NumpyArchive as NumpyArchive
@@ -140,6 +150,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.swin import TransformersSwin as TransformersSwin
     from segplug_backbones.weight_formats.swin_v2 import OfficialSwinV2 as OfficialSwinV2
     from segplug_backbones.weight_formats.swin_v2 import TransformersSwinV2 as TransformersSwinV2
+    from segplug_backbones.weight_formats.timm_features import TimmFeatures as TimmFeatures
     from segplug_backbones.weight_formats.torch_files import TorchCheckpoint as TorchCheckpoint
     from segplug_backbones.weight_formats.twins import MMPretrainTwins as MMPretrainTwins
     from segplug_backbones.weight_formats.twins import OfficialTwins as OfficialTwins
@@ -175,8 +186,12 @@ _HOMES = {
     "Downloads": ".weight_formats.downloads",
     "ERFNet": ".erfnet",
     "EVA02": ".eva02",
+    "EdgeNeXt": ".edgenext",
+    "EfficientFormerV2": ".efficientformer_v2",
     "EfficientNet": ".efficientnet",
+    "EfficientViT": ".efficientvit",
     "FastSCNN": ".fast_scnn",
+    "FastViT": ".fastvit",
     "GeneralizedAttention": ".generalized_attention",
     "HRNet": ".hrnet",
     "HSigmoid": ".layers",
@@ -192,6 +207,8 @@ _HOMES = {
     "MixVisionTransformer": ".mit",
     "MobileNetV2": ".mobilenet_v2",
     "MobileNetV3": ".mobilenet_v3",
+    "MobileNetV4": ".mobilenet_v4",
+    "MobileOne": ".mobileone",
     "MobileViT": ".mobilevit",
     "MobileViTV2": ".mobilevit_v2",
     "NonLocal2d": "segkernel.nn.non_local",
@@ -201,6 +218,8 @@ _HOMES = {
     "OfficialConvNeXt": ".weight_formats.convnext",
     "OfficialDINO": ".weight_formats.dino",
     "OfficialEVA02": ".weight_formats.eva02",
+    "OfficialEfficientFormer": ".weight_formats.efficientformer",
+    "OfficialEfficientViT": ".weight_formats.efficientvit",
     "OfficialMSCAN": ".weight_formats.mscan",
     "OfficialMiT": ".weight_formats.mit",
     "OfficialSAM": ".weight_formats.vit_sam",
@@ -215,6 +234,7 @@ _HOMES = {
     "PIDNet": ".pidnet",
     "PixelShufflePack": ".layers",
     "PoolFormer": ".poolformer",
+    "RepViT": ".repvit",
     "ResNeSt": ".resnest",
     "ResNeXt": ".resnext",
     "ResNet": ".resnet",
@@ -228,10 +248,12 @@ _HOMES = {
     "Safetensors": ".weight_formats.safetensors_files",
     "SeaFormer": ".seaformer",
     "ShuffleNetV2": ".shufflenet_v2",
+    "StarNet": ".starnet",
     "SwinTransformer": ".swin",
     "SwinTransformerV2": ".swin_v2",
     "TIMMBackbone": ".timm_backbone",
     "TimmConvNeXt": ".weight_formats.convnext",
+    "TimmFeatures": ".weight_formats.timm_features",
     "TimmInvertedResiduals": ".weight_formats.inverted",
     "TimmResNet": ".weight_formats.resnet",
     "TimmViT": ".weight_formats.vit",

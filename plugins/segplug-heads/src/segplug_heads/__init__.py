@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from segplug_heads.heads.apc_head import APCHead as APCHead
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
     from segplug_heads.heads.cc_head import CCHead as CCHead
+    from segplug_heads.heads.cgrseg_head import CGRSegHead as CGRSegHead
     from segplug_heads.heads.da_head import DAHead as DAHead
     from segplug_heads.heads.ddr_head import DDRHead as DDRHead
     from segplug_heads.heads.dm_head import DMHead as DMHead
     from segplug_heads.heads.dnl_head import DNLHead as DNLHead
     from segplug_heads.heads.dpt_depth_head import DPTDepthHead as DPTDepthHead
     from segplug_heads.heads.dpt_head import DPTHead as DPTHead
+    from segplug_heads.heads.efficientvit_seg_head import EfficientViTSegHead as EfficientViTSegHead
     from segplug_heads.heads.ema_head import EMAHead as EMAHead
     from segplug_heads.heads.enc_head import EncHead as EncHead
     from segplug_heads.heads.eomt_head import EoMTHead as EoMTHead
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
     from segplug_heads.heads.stdc_head import STDCHead as STDCHead
     from segplug_heads.heads.topformer_head import TopFormerHead as TopFormerHead
+    from segplug_heads.heads.umixformer_head import UMixFormerHead as UMixFormerHead
     from segplug_heads.heads.unet_head import UNetHead as UNetHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
     from segplug_heads.weight_formats.clip import CLIPSAN as CLIPSAN
+    from segplug_heads.weight_formats.efficientvit import OfficialEfficientViTSeg as OfficialEfficientViTSeg
     from segplug_heads.weight_formats.eomt import OfficialEoMT as OfficialEoMT
     from segplug_heads.weight_formats.eomt import TransformersEoMT as TransformersEoMT
     from segplug_heads.weight_formats.mask2former import Detectron2Mask2Former as Detectron2Mask2Former
@@ -130,6 +134,7 @@ _HOMES = {
     "ASPPHead": ".heads.aspp_head",
     "BoundaryLoss": ".losses.boundary_loss",
     "CCHead": ".heads.cc_head",
+    "CGRSegHead": ".heads.cgrseg_head",
     "CLIPSAN": ".weight_formats.clip",
     "CLIPTextEncoder": ".parts.clip_text_encoder",
     "CascadeEncoderDecoder": ".segmentors.cascade_encoder_decoder",
@@ -150,6 +155,7 @@ _HOMES = {
     "DiceLoss": ".losses.dice_loss",
     "DirectPixelClasses": ".outputs",
     "EMAHead": ".heads.ema_head",
+    "EfficientViTSegHead": ".heads.efficientvit_seg_head",
     "EncHead": ".heads.enc_head",
     "EncoderDecoder": ".segmentors.encoder_decoder",
     "EoMT": ".segmentors.eomt",
@@ -190,6 +196,7 @@ _HOMES = {
     "NLHead": ".heads.nl_head",
     "OCRHead": ".heads.ocr_head",
     "OHEMPixelSampler": "segkernel.nn.sampler",
+    "OfficialEfficientViTSeg": ".weight_formats.efficientvit",
     "OfficialEoMT": ".weight_formats.eomt",
     "OfficialOneFormer": ".weight_formats.oneformer",
     "OhemCrossEntropy": ".losses.ohem_loss",
@@ -227,6 +234,7 @@ _HOMES = {
     "TransformersOneFormer": ".weight_formats.oneformer",
     "TransformersUPerNet": ".weight_formats.transformers",
     "TverskyLoss": ".losses.tversky_loss",
+    "UMixFormerHead": ".heads.umixformer_head",
     "UNetHead": ".heads.unet_head",
     "UPerHead": ".heads.uper_head",
     "VPDDepthHead": ".heads.vpd_depth_head",
