@@ -50,6 +50,7 @@ class Representative:
 
 
 FAMILIES: dict[str, Representative] = {
+    "afformer": Representative("afformer-t"),
     "ann": Representative("ann_r50-d8", (*R18_AUXILIARY, *THIN, "model.decode_head.in_channels=[256,512]")),
     "apcnet": Representative("apcnet_r50-d8", R18_LAST),
     "beit": Representative("beit-base_upernet", (*SHALLOW_VIT, *THIN)),
@@ -114,6 +115,8 @@ FAMILIES: dict[str, Representative] = {
     "pspnet": Representative("pspnet_r18-d8"),
     "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50", *THIN)),
     "san": Representative("san-vit-b16_coco-stuff164k", SHALLOW_SAN, classes=SAN_WORDS),
+    "sctnet": Representative("sctnet-s"),
+    "seaformer": Representative("seaformer-t", size=(128, 128)),
     "segformer": Representative("segformer_mit-b0"),
     "segmenter": Representative("segmenter_vit-t_mask", ("model.backbone.num_layers=4",)),
     "segnext": Representative("segnext_mscan-t", ("model.backbone.depths=[1,1,2,1]",)),
@@ -121,6 +124,8 @@ FAMILIES: dict[str, Representative] = {
     "setr": Representative("setr_vit-l_naive", SHALLOW_VIT),
     "stdc": Representative("stdc1"),
     "swin": Representative("swin-tiny-patch4-window7-in1k-pre_upernet", ("model.backbone.depths=[2,2,2,2]", *THIN)),
+    "pp_liteseg": Representative("pp-liteseg-t"),
+    "topformer": Representative("topformer-t"),
     "twins": Representative("twins_pcpvt-s_uperhead", ("model.backbone.depths=[1,1,2,1]", *THIN)),
     "unet": Representative(
         "unet-s5-d16_fcn",

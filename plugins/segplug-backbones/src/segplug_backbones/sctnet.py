@@ -1,6 +1,6 @@
 """SCTNet: one branch of convolutions that learns the semantics of a transformer, for real-time segmentation.
 
-    features = SCTNet()(torch.rand(2, 3, 512, 1024))  # 128, 128, 256 channels at strides 8, 16, 32
+    features = SCTNet()(torch.rand(2, 3, 512, 1024))  # 128, 64, 128, 256 channels at strides 8, 8, 16, 32
 
 SCTNet: Single-Branch CNN with Transformer Semantic Information for Real-Time Segmentation, Xu et al., 2024
 (https://arxiv.org/abs/2312.17071).
@@ -96,7 +96,7 @@ class CFBlock(nn.Module):
 
 
 class SCTNet(Pretrained, Backbone):
-    """Images (N, in_channels, H, W) to three maps at strides 8, 16 and 32.
+    """Images (N, in_channels, H, W) to four maps at strides 8, 8, 16 and 32.
 
     The first is the one for the decode head; the others are for auxiliary heads and for distillation.
 
@@ -140,10 +140,10 @@ class SCTNet(Pretrained, Backbone):
         self.layer5 = CFBlock(8 * width, num_heads, drop_path_rate, norm_cfg)
         self.spp = DAPPM(8 * width, spp_channels, spp_channels, norm_cfg, {"type": "ReLU"}, bias=True)
         self.relu = nn.ReLU()
-        self.channels = (2 * width + spp_channels, 4 * width, 8 * width)
-        self.strides = (8, 16, 32)
+        self.channels = (2 * width + spp_channels, 2 * width, 4 * width, 8 * width)
+        self.strides = (8, 8, 16, 32)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x = self.layer1(self.conv1(images))
         eighth = self.layer2(self.relu(x))
@@ -151,7 +151,7 @@ class SCTNet(Pretrained, Backbone):
         x = self.layer4(self.convdown4(sixteenth))
         last = self.layer5(self.relu(x))
         context = resize(self.spp(last), (eighth.shape[2], eighth.shape[3]))
-        return torch.cat([eighth, context], 1), sixteenth, last
+        return torch.cat([eighth, context], 1), eighth, sixteenth, last
 
     def _strided(self, in_channels: int, channels: int) -> ConvModule:
         return ConvModule(in_channels, channels, 3, stride=2, padding=1, bias=True, norm_cfg=self.norm_cfg)
