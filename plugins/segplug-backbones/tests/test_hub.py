@@ -218,3 +218,27 @@ def test_without_the_package_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"pip install 'segplug-backbones\[hub\]'"):
         load("hf://org/model")
+
+
+def test_a_model_of_transformers_comes_with_its_description_and_all_parts(server, tmp_path, monkeypatch):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for number, name in enumerate(names):
+        save_file({f"w{number}": torch.full((2,), float(number))}, tmp_path / name)
+    described = {"config.json": b'{"model_type": "x"}', "preprocessor_config.json": b"{}", "README.md": b"text"}
+    parts = {name: (tmp_path / name).read_bytes() for name in names}
+    Hub.files["org/large"] = described | parts | {"other.safetensors": b"?", "pytorch_model.bin": b"?"}
+    path = checkpoint.locate("hf://org/large")
+    assert path.name == names[0]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(described | parts)
+    assert list(checkpoint.load("hf://org/large")["state_dict"]) == ["w0", "w1"]
+    offline(monkeypatch)
+    assert checkpoint.locate("hf://org/large") == path
+    (path.parent / names[1]).unlink()
+    with pytest.raises(CheckpointError, match="a part of the model"):
+        checkpoint.load(path)
+
+
+def test_a_usual_name_of_weights_is_taken_among_several(server, tmp_path):
+    Hub.files["org/copies"] = dict.fromkeys(("pytorch_model.bin", "pytorch_model.fp16.bin"), weights(tmp_path, 3))
+    assert load("hf://org/copies") == [3, 3]

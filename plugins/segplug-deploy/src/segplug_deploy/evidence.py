@@ -42,7 +42,7 @@ def evidence_for(
         calibration: Number of images of the validation set for an exporter that calibrates.
 
     Raises:
-        UsageError: When the config has no data and no images are given, or none that can be read to calibrate with.
+        UsageError: When there are no images that can be read to calibrate with.
     """
     config, output = predictor.config, predictor.model.outputs["seg"]
     what, samples = _named(given), list(given)
@@ -93,7 +93,7 @@ def _dataset(config: Config | None, parts: Sequence[str]) -> tuple[str, Any]:
     data: Mapping[str, Any] = (config.get("data") if config else None) or {}
     part = next((part for part in parts if data.get(part)), None)
     if config is None or part is None:
-        raise UsageError("the config has no data: pass an --image to verify the exported file on")
+        raise DataError("the config has no data")
     spec, catalog, ambient = data[part], catalog_of(config), ambient_of(config)
     return part, build("datasets", spec, path=f"data.{part}", catalog=catalog, ambient=ambient)
 

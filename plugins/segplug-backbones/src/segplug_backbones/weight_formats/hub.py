@@ -18,6 +18,7 @@ from segkernel.errors import CheckpointError
 from segkernel.files import cache_folder
 from segkernel.interfaces.model import WeightFormat
 from segplug_backbones.weight_formats.downloads import sha256_of
+from segplug_backbones.weight_formats.safetensors_files import PART, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*?))?(?:/([^@]+\.\w+))?")
 _PREFERRED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 """Suffixes of weights, the best first."""
+_USUAL = ("model.safetensors", "pytorch_model.bin")
+"""Weights of a model that transformers has saved; other files beside them are copies."""
+_DESCRIPTION = ("config.json", "preprocessor_config.json", "README.md")
+"""What describes such a model, and is downloaded with its weights."""
 
 
 class Repository(NamedTuple):
@@ -123,8 +128,12 @@ def _download(hub: Any, source: str, wanted: Repository) -> Path:
     if wanted.revision and re.fullmatch(r"[0-9a-f]{40}", wanted.revision):  # a commit cannot change
         with suppress(CheckpointError):
             return _cached(hub, source, wanted)
-    name = wanted.file or _only(source, _files(hub, wanted.name, wanted.revision))
+    names = [wanted.file] if wanted.file else _files(hub, wanted.name, wanted.revision)
+    name = wanted.file or _only(source, names)
     log.info("%s: taking %s", source, name)
+    for other in [*_DESCRIPTION, *parts_of(name)[1:]] if _DESCRIPTION[0] in names else ():
+        if other in names:
+            _verify(source, Path(hub.hf_hub_download(wanted.name, other, **common)))
     return Path(hub.hf_hub_download(wanted.name, name, **common))
 
 
@@ -166,6 +175,8 @@ def _weights(names: Iterable[str]) -> list[str]:
 
 def _only(source: str, names: Iterable[str]) -> str:
     found = _weights(names)
+    if usual := [name for name in found if name in _USUAL or PART.fullmatch(name)]:
+        return usual[0]
     if len(found) != 1:
         what = f"several files of weights, name one: {source}/{found[0]}" if found else "no file of weights"
         raise CheckpointError(f"{source}: has {what}")

@@ -1,9 +1,10 @@
-"""Files of the package safetensors: tensors by name, and metadata as text."""
+"""Files of the package safetensors: tensors by name, and metadata as text; several parts of one model, too."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +19,25 @@ from segkernel.interfaces.model import WeightFormat
 KEY = "segkernel"
 """Entry of the file's metadata that holds ours: classes, palette, config, licence, the checksum of the weights."""
 SHA256 = "weights_sha256"
+PART = re.compile(r"(.+)-00001-of-(\d{5})(\.safetensors)")
+"""Name of the first part of a large model, ``model-00001-of-00003.safetensors``."""
 
 
 class Safetensors(WeightFormat):
-    """Tensors by name; those that ``seg-kernel publish`` writes also hold classes and config, like a checkpoint."""
+    """Tensors by name; those that ``seg-kernel publish`` writes also hold classes and config, like a checkpoint.
+
+    The first part of a model stands for all parts.
+    """
 
     suffixes: ClassVar = (".safetensors",)
 
     def read(self, path: Path) -> dict[str, Any]:
+        first, *others = [self._read(path.with_name(name)) for name in parts_of(path.name)]
+        for other in others:
+            first["state_dict"] |= other["state_dict"]
+        return first
+
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
             from safetensors import SafetensorError, safe_open
         except ImportError as error:
@@ -34,9 +46,19 @@ class Safetensors(WeightFormat):
             with safe_open(path, framework="pt") as file:
                 text = (file.metadata() or {}).get(KEY)
                 weights = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: no such file, a part of the model") from error
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: is damaged or not a safetensors file: {error}") from error
         return {"state_dict": weights, "meta": _meta(path, text, weights) if text else {}}
+
+
+def parts_of(name: str) -> list[str]:
+    """Return the names of all parts of a model, given the first; any other name alone."""
+    if (found := PART.fullmatch(name)) is None:
+        return [name]
+    stem, count, suffix = found.groups()
+    return [f"{stem}-{number:05}-of-{count}{suffix}" for number in range(1, int(count) + 1)]
 
 
 def write(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -87,7 +87,9 @@ def list_models(
 
 
 @command.command("show")
-@click.argument("config", metavar="NAME", help="The name of a packaged config, or a YAML file.")
+@click.argument(
+    "config", metavar="NAME", help="The name of a packaged config, a YAML file, or a folder or address of Hugging Face."
+)
 @click.option("--shape", type=SIZE, help="Of the image that FLOPs are counted for. [default: the crop size]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
@@ -96,14 +98,11 @@ def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
     \b
     Examples:
       seg-kernel models show segformer_mit-b0_8xb2-160k_ade20k-512x512
+      seg-kernel models show path/to/segformer-b0-finetuned-ade-512-512
     """
     from segkernel.config import load_config
-    from segkernel.config.marks import to_builtin
 
-    entry = _find(config)
-    facts: dict[str, Any] = {"name": entry.name, "family": entry.family.name if entry.family else None}
-    facts |= {"variant": entry.variant, "schedule": entry.schedule, "data": entry.data}
-    facts |= {"listed at": entry.place, "file": str(entry.path), **to_builtin(entry.meta())}
+    facts = _facts(config)
     if find_spec("torch") and "unavailable" not in facts:
         from segplug_heads.commands.cost import cost_of
 
@@ -115,7 +114,8 @@ def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
     for key, value in facts.items():
         if value is not None:
             click.echo(f"{key:<12} {cell(value)}")
-    click.echo(f"next         seg-kernel config show {entry.name}, seg-kernel run {entry.name}")
+    first = "predict" if "model_type" in facts else "run"
+    click.echo(f"next         seg-kernel config show {facts['name']}, seg-kernel {first} {facts['name']}")
 
 
 @command.command("download")
@@ -140,6 +140,21 @@ def download(config: str) -> None:
         raise UsageError(f"{entry.name} was published without weights; seg-kernel models show {entry.name}")
     click.echo(locate(weights))
     click.echo(f"next: seg-kernel predict {entry.name} IMAGE", err=True)
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """Return what is known of a packaged config, or of one of another config source, without torch."""
+    from segkernel.catalog import Catalog
+    from segkernel.config import load_config
+    from segkernel.config.marks import to_builtin
+    from segplug_heads.hugging_face.source import HuggingFaceModels
+
+    if found := HuggingFaceModels(Catalog.discover()).find(name):
+        return {"name": name, "file": found.place, **to_builtin(load_config(name).meta)}
+    entry = _find(name)
+    facts: dict[str, Any] = {"name": entry.name, "family": entry.family.name if entry.family else None}
+    facts |= {"variant": entry.variant, "schedule": entry.schedule, "data": entry.data}
+    return facts | {"listed at": entry.place, "file": str(entry.path), **to_builtin(entry.meta())}
 
 
 def _find(name: str) -> Experiment:

@@ -89,9 +89,7 @@ def _normalisation(values: Mapping[str, Any]) -> dict[str, Any]:
     scale = values.get("rescale_factor", RESCALE) if values.get("do_rescale", True) else 1.0
     normalizes = values.get("do_normalize", True)
     mean, std = (values["image_mean"], values["image_std"]) if normalizes else ([0.0] * 3, [1.0] * 3)
-    preprocess = {"mean": [each / scale for each in mean], "std": [each / scale for each in std]}
-    if scale == RESCALE:  # exactly, where the file has 1 / 255 as a rounded number
-        preprocess = {"mean": [each * 255 for each in mean], "std": [each * 255 for each in std]}
+    preprocess = {name: [round(each / scale, 10) for each in part] for name, part in (("mean", mean), ("std", std))}
     return preprocess | ({"channel_order": "bgr"} if values.get("do_flip_channel_order") else {})
 
 
