@@ -16,7 +16,14 @@ from segplug_instances.roi import RoIPooler
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 RULES = pytest.mark.parametrize(
-    ("convention", "sampling_ratio"), [(TORCHVISION, 0), (DETECTRON, 2)], ids=["torchvision", "detectron"]
+    ("convention", "pooling"),
+    [
+        (TORCHVISION, {"sampling_ratio": 0}),
+        (DETECTRON, {"sampling_ratio": 2}),
+        (DETECTRON, {"kind": "pool"}),
+        (DETECTRON, {"kind": "crop"}),
+    ],
+    ids=["torchvision", "detectron", "RoIPool", "RoICrop"],
 )
 
 pytestmark = pytest.mark.slow
@@ -25,10 +32,10 @@ pytestmark = pytest.mark.slow
 class Regions(nn.Module):
     """Proposals of one image, their features on two levels, and detections from boxes of two classes."""
 
-    def __init__(self, convention: Convention, sampling_ratio: int) -> None:
+    def __init__(self, convention: Convention, pooling: dict[str, Any]) -> None:
         super().__init__()
         self.convention = convention
-        self.pooler = RoIPooler(3, (4, 8), sampling_ratio, canonical_size=32, canonical_level=3)
+        self.pooler = RoIPooler(3, (4, 8), **pooling, canonical_size=32, canonical_level=3)
 
     def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
         chosen, _ = select([logits], [boxes], [(64, 64)], 40, 20, 0.7, 1.0, self.convention)[0]
@@ -53,8 +60,8 @@ def export(model: nn.Module) -> Any:
 
 
 @RULES
-def test_graphs_find_what_the_model_finds(convention: Convention, sampling_ratio: int) -> None:
-    model = Regions(convention, sampling_ratio)
+def test_graphs_find_what_the_model_finds(convention: Convention, pooling: dict[str, Any]) -> None:
+    model = Regions(convention, pooling)
     program = export(model)
     for count in (60, 90, 45):
         example = inputs(count, count)
@@ -63,10 +70,10 @@ def test_graphs_find_what_the_model_finds(convention: Convention, sampling_ratio
 
 
 @RULES
-def test_onnx_finds_what_the_model_finds(convention: Convention, sampling_ratio: int, tmp_path: Path) -> None:
+def test_onnx_finds_what_the_model_finds(convention: Convention, pooling: dict[str, Any], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = Regions(convention, sampling_ratio)
+    model = Regions(convention, pooling)
     torch.onnx.export(export(model), dynamo=True, verbose=False).save(tmp_path / "regions.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "regions.onnx")
     names = [given.name for given in session.get_inputs()]

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, embedding_bag, grid_sample, max_pool2d
 
-from segkernel.errors import ExportError
 from segplug_instances.backends import torchvision_ops, triton_ops
 from segplug_instances.boxes import area
 from segplug_instances.conventions import Convention, ConventionName, convention_of
@@ -160,12 +159,44 @@ def max_pool(features: Tensor, rois: Tensor, cells: tuple[int, int], spatial_sca
     corners = _corners(rois) * spatial_scale
     start, stop = (corners + 0.5 * corners.sign()).trunc().unbind(1)  # halves away from zero, as C's round
     extent = (stop - start + 1).clamp(min=1)
+    if is_exporting():
+        sides = _sides(features, rois)
+        bounds = [_bounds(start[:, i], extent[:, i], cells[i], sides[i]) for i in (0, 1)]
+        return _maxima(matrix, first, sides, *bounds).movedim(-1, 1)
 
     def pool(part: slice) -> Tensor:
         y, x = (_spans(start[part, i], extent[part, i], cells[i], features.shape[2 + i]) for i in (0, 1))
         return _reduce(matrix, first[part], features.shape[3], y, x, "max", ragged=True)
 
     return _in_parts(pool, (extent + 2 * extent.new_tensor(cells)).prod(1).long())
+
+
+def _maxima(
+    matrix: Tensor, start: Tensor, sides: Sequence[Tensor], y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return the maxima (R, h, w, C) of cells, one position of each at a time, for exported graphs.
+
+    Args:
+        matrix: Features (positions, C).
+        start: First position of the image of each region, (R,) int64.
+        sides: Height and width of the feature map.
+        y: First row, and the one after the last, of each cell, (R, h) int64.
+        x: The same for columns, (R, w).
+    """
+    height, width = (side.long() for side in sides)
+    rows, columns = (torch.cat([(last - first).flatten(), first.new_ones(1)]).amax(0, True) for first, last in (y, x))
+    filled = (y[1] > y[0])[:, :, None] & (x[1] > x[0])[:, None]
+    lowest = torch.where(filled, -math.inf, 0.0).to(matrix.dtype)[..., None]
+
+    def compare(number: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+        row, column = y[0] + number // columns, x[0] + number % columns
+        inside = (row < y[1])[:, :, None] & (column < x[1])[:, None]
+        place = row.minimum(height - 1)[:, :, None] * width + column.minimum(width - 1)[:, None]
+        values = matrix[start[:, None, None] + place]
+        return number + 1, torch.where(inside[..., None], best.maximum(values), best)
+
+    state = torch.zeros_like(rows), lowest.expand(-1, -1, -1, matrix.shape[1]).clone()
+    return while_loop(lambda number, best: (number < rows * columns).all(), compare, state)[1]
 
 
 def roi_crop(
@@ -190,6 +221,9 @@ def roi_crop(
     first = _image_start(rois, features)
     start, stop = (_corners(rois) * spatial_scale).unbind(1)
     sides = _sides(features, rois)
+    if is_exporting():
+        crops = _cropped_by_grid(features, start, stop, points)
+        return max_pool2d(crops, 2) if max_pool else crops
 
     def pool(part: slice) -> Tensor:
         y, x = (_grid(start[part, i], stop[part, i], points[i], sides[i]) for i in (0, 1))
@@ -197,6 +231,16 @@ def roi_crop(
 
     crops = _in_parts(pool, torch.full_like(first, 4 * math.prod(points))).to(features.dtype)
     return max_pool2d(crops, 2) if max_pool else crops
+
+
+def _cropped_by_grid(features: Tensor, start: Tensor, stop: Tensor, points: Sequence[int]) -> Tensor:
+    """Return samples (R, C, h, w) between the corners of regions of one image, for exported graphs."""
+    y, x = (
+        (2 * _places(start[:, i], stop[:, i], points[i]) + 1) / features.shape[2 + i] - 1 for i in (0, 1)
+    )  # pixels are as wide as their distance: a map of one row or column is sampled, too
+    grid = torch.stack(torch.broadcast_tensors(x[:, None], y[:, :, None]), -1)
+    samples = grid_sample(features, grid.flatten(0, 1)[None], align_corners=False)[0]
+    return samples.unflatten(1, (-1, points[0])).movedim(1, 0)
 
 
 def by_image(values: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
@@ -254,8 +298,6 @@ class RoIPooler:
     def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
         if self.kind == "align":
             return roi_align(features, rois, self.output_size, 1 / stride, self.sampling_ratio, self.aligned)
-        if is_exporting():
-            raise ExportError(f"regions of kind {self.kind} cannot be exported; kind align can")
         return (roi_pool if self.kind == "pool" else roi_crop)(features, rois, self.output_size, 1 / stride)
 
 
@@ -298,10 +340,14 @@ def _samples(start: Tensor, extent: Tensor, count: Tensor, sample: Tensor, cells
 
 def _grid(start: Tensor, stop: Tensor, points: int, size: Tensor) -> _Axis:
     """Return the neighbours of ``points`` from ``start`` to ``stop`` (R,)."""
-    share = torch.linspace(0, 1, points, dtype=start.dtype, device=start.device)
-    place = torch.lerp(start[:, None, None], stop[:, None, None], share[:, None])
-    index, weight = _neighbours(place, size)
+    index, weight = _neighbours(_places(start, stop, points)[..., None], size)
     return _Axis(index, weight, torch.full_like(index[..., 0], 2))
+
+
+def _places(start: Tensor, stop: Tensor, points: int) -> Tensor:
+    """Return (R, points) from ``start`` to ``stop`` (R,)."""
+    share = torch.linspace(0, 1, points, dtype=start.dtype, device=start.device)
+    return torch.lerp(start[:, None], stop[:, None], share)
 
 
 def _neighbours(place: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -314,12 +360,18 @@ def _neighbours(place: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
 def _spans(start: Tensor, extent: Tensor, cells: int, size: int) -> _Axis:
     """Return all positions of each cell of regions that start at ``start`` (R,)."""
-    cell, sides = torch.arange(cells, device=start.device), (extent / cells)[:, None]
-    first = (start[:, None] + (cell * sides).floor()).clamp(0, size).long()
-    last = (start[:, None] + ((cell + 1) * sides).ceil()).clamp(0, size).long()
+    first, last = _bounds(start, extent, cells, start.new_tensor(size))
     count = last - first
     index = first[..., None] + torch.arange(int(count.max()) if len(count) else 0, device=start.device)
     return _Axis(index, torch.ones_like(index), count)
+
+
+def _bounds(start: Tensor, extent: Tensor, cells: int, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first position of each cell, and the one after its last, (R, cells) int64."""
+    cell, sides = torch.arange(cells, device=start.device), (extent / cells)[:, None]
+    first, last = (cell * sides).floor(), ((cell + 1) * sides).ceil()
+    low, high = ((start[:, None] + each).clamp(min=0).minimum(size).long() for each in (first, last))
+    return low, high
 
 
 def _reduce(matrix: Tensor, start: Tensor, width: int | Tensor, y: _Axis, x: _Axis, mode: str, ragged: bool) -> Tensor:
