@@ -12,18 +12,24 @@ from torch import nn
 
 from segkernel import build, load_config
 from segkernel.config.text import read_file
+from segplug_instances import DetectionResNet
 
 pytest.importorskip("segplug_heads", reason="it looks the names of recipes up")
 ZOO = Path(__file__).parents[1] / "src" / "segplug_instances" / "zoo"
 
 
-def model_of(name: str) -> Any:
-    """Return the model of a recipe, without memory for its weights."""
+def model_config(name: str) -> dict[str, Any]:
+    """Return the config of a recipe's model, without its weights."""
     config = dict(load_config(name)["model"])
     config |= {"pretrained": None, "box_head": {**config["box_head"]}}
     config["box_head"].pop("pretrained", None)
+    return config
+
+
+def model_of(name: str) -> Any:
+    """Return the model of a recipe, without memory for its weights."""
     with torch.device("meta"):
-        return build("segmentors", config)
+        return build("segmentors", model_config(name))
 
 
 @pytest.mark.parametrize("family", sorted(path.stem for path in (ZOO / "families").glob("*.yaml")))
@@ -72,6 +78,47 @@ def test_recipes_are_the_models_that_recorded_weights_fit(golden: Any, name: str
             assert vars(head.pooler) == vars(other.pooler)
     options = recipe.outputs["seg"]
     assert (options.score_threshold, options.nms_threshold) == (config["SCORE_THRESH"], config["TEST_NMS"])
+
+
+PUBLISHED = {
+    # torchvision's documentation: 91 classes, of which the first is background; frozen norms are not counted
+    "fasterrcnn_resnet50_fpn": 41755286,
+    "maskrcnn_resnet50_fpn": 44401393,
+    "keypointrcnn_resnet50_fpn": 59137258,
+    "fasterrcnn_resnet50_fpn_v2": 43712278,
+    "maskrcnn_resnet50_fpn_v2": 46359409,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_of_torchvision_have_the_published_number_of_parameters(name: str) -> None:
+    config = model_config(name)
+    config |= {"num_classes": 1 if "keypoint" in name else 90}
+    with torch.device("meta"):
+        model = build("segmentors", config)
+    background = {"box_head.bbox_pred": 4, "mask_head.mask_logits": 1}  # channels that are left out here
+    left_out = sum(
+        channels * (layer.weight[0].numel() + 1)
+        for path, channels in background.items()
+        if (layer := dict(model.named_modules()).get(path)) is not None
+    )
+    assert sum(value.numel() for value in model.parameters()) + left_out == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("options", "published"),
+    [
+        ({"depth": 50}, 25557032),
+        ({"depth": 101}, 44549160),
+        ({"depth": 152}, 60192808),
+        ({"depth": 101, "groups": 32, "base_width": 8}, 88791336),
+        ({"depth": 101, "groups": 64, "base_width": 4}, 83455272),
+    ],
+)
+def test_bodies_have_the_published_number_of_parameters(options: dict[str, Any], published: int) -> None:
+    with torch.device("meta"):
+        body = DetectionResNet(norm_cfg={"type": "BN"}, **options)
+    assert sum(value.numel() for value in body.parameters()) == published - (2048 + 1) * 1000  # without the classifier
 
 
 @pytest.mark.parametrize("method", ["linear", "constant"])

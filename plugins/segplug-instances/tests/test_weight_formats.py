@@ -37,6 +37,26 @@ def empty(shapes: dict[str, Any]) -> dict[str, Tensor]:
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
+def with_group_norm(blobs: dict[str, Any]) -> dict[str, Any]:
+    """Return the blobs of a mask R-CNN with FPN as Detectron names them with group norm and ``head_conv``."""
+    plain = {"rpn", "cls_score", "bbox_pred", "fc6", "fc1000", "conv5_mask", "mask_fcn_logits"}
+    found: dict[str, Any] = {}
+    for name, shape in blobs.items():
+        layer, _, leaf = name.rpartition("_")
+        if layer.startswith("fc7") or "_bn" in layer or (layer == "conv1" and leaf == "b"):
+            continue
+        if not any(part in layer for part in plain):
+            layer = layer.replace("_[mask]", "_mask")
+            if leaf == "w":
+                found |= {f"{layer}_gn_s": shape[:1], f"{layer}_gn_b": shape[:1], f"{layer}_w": shape}
+            continue
+        found[f"{layer}_{leaf}"] = shape
+    for number in range(1, 5):
+        found[f"head_conv{number}_w"] = [256, 256, 3, 3]
+        found |= {f"head_conv{number}_gn_{leaf}": [256] for leaf in "sb"}
+    return found
+
+
 def assert_fills(format: Any, model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Check that converted weights are those of the model, neither more nor less, in their shapes."""
     assert format.matches(model, weights.keys())
@@ -66,6 +86,29 @@ def test_models_of_detectron_are_filled(name: str) -> None:
         assert_fills(DetectronBlobs(), model, empty(facts["blobs"] | momentum))
         keys = {key: facts["blobs"][blob] if blob else [1] for key, blob in facts["detectron_pytorch_keys"].items()}
         assert_fills(DetectronPyTorch(), model, empty(keys))
+
+
+def test_a_model_with_group_norm_is_filled(golden: Any) -> None:
+    facts, _ = golden.load("pkl/e2e_mask_rcnn_R-50-FPN_1x")
+    with torch.device("meta"):
+        model = of_detectron("e2e_mask_rcnn_R-50-FPN_2x_gn", facts["config"], LIMITS, "detectron")
+        assert_fills(DetectronBlobs(), model, empty(with_group_norm(facts["blobs"])))
+
+
+@pytest.mark.parametrize(("groups", "base_width"), [(32, 8), (64, 4)])
+def test_resnext_is_filled(golden: Any, groups: int, base_width: int) -> None:
+    facts, _ = golden.load("pkl/imagenet")
+    blobs = next(case["params"]["blobs"] for case in facts["cases"] if case["name"] == "R-101")
+    wider, factor = {}, groups * base_width // 64  # of the layers inside a block
+    for name, (out, *rest) in blobs.items():
+        if "branch2c_w" in name:
+            rest = [factor * rest[0], *rest[1:]]
+        if "branch2b_w" in name:
+            rest = [factor * rest[0] // groups, *rest[1:]]
+        wider[name] = [factor * out if "branch2a" in name or "branch2b" in name else out, *rest]
+    with torch.device("meta"):
+        body = DetectionResNet(101, groups=groups, base_width=base_width)
+        assert_fills(DetectronBlobs(), body, empty(wider))
 
 
 @pytest.mark.parametrize("name", PICKLES)
@@ -201,6 +244,13 @@ def test_another_convention_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         TorchvisionDetector().convert(model, as_torchvision(small_model(num_classes=4)))
     assert "convention: torchvision" in caplog.text
+
+
+def test_only_the_format_of_a_file_takes_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(as_torchvision(small_model(num_classes=4)), tmp_path / "model.pth")
+    with caplog.at_level(logging.WARNING):
+        load_into(small_model(num_classes=4), tmp_path / "model.pth", "strict")
+    assert "convention" not in caplog.text
 
 
 def test_what_has_no_place_is_reported(tmp_path: Path) -> None:

@@ -142,3 +142,12 @@ def test_what_a_whole_config_says_of_itself_is_shown(call, tmp_path, monkeypatch
     assert facts["paper"] == {"title": "Cracks"}
     (row,) = json.loads(call("models", "list", "cracks", "--json"))
     assert row["mIoU"] == 61.5
+
+
+def test_scores_other_than_miou_are_listed_by_name(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local_configs").mkdir()
+    (tmp_path / "local_configs" / "boxes.yaml").write_text("_meta_: {box_AP: 38.6, mask_AP: 34.5}\nseed: 1\n")
+    assert "box_AP 38.6, mask_AP 34.5" in call("models", "list", "boxes")
+    (row,) = json.loads(call("models", "list", "boxes", "--json"))
+    assert (row["box_AP"], row["mask_AP"], row["mIoU"]) == (38.6, 34.5, None)

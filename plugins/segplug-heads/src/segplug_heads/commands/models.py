@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segplug_heads.configs.experiments import Experiment
 
 log = logging.getLogger(__name__)
+_NAMED_SCORES = ("box_AP", "mask_AP", "keypoint_AP", "Dice", "RMSE")
 
 
 class _Models(click.Group):
@@ -52,7 +53,9 @@ def command(ctx: click.Context) -> None:
 def list_models(
     pattern: str | None = None, family: str | None = None, data: str | None = None, as_json: bool = False
 ) -> None:
-    """List names, families, data parts and published mIoU; GLOB without a star matches anywhere.
+    """List names, families, data parts and published scores; GLOB without a star matches anywhere.
+
+    Scores are mIoU in per cent unless they are named.
 
     Configs of other config sources are listed by name; they have no families or data parts.
 
@@ -79,9 +82,10 @@ def list_models(
         raise UsageError(f"no model matches {wanted!r}; {hint}")
     rows = [*map(_row, chosen), *others]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps([{key: row[key] for key in row if key != "score"} for row in rows], indent=1))
         return
-    click.echo(table([("name", "family", "data", "mIoU", "from"), *(list(map(cell, row.values())) for row in rows)]))
+    columns = ("name", "family", "data", "score", "from")
+    click.echo(table([columns, *([cell(row[name]) for name in columns] for row in rows)]))
     click.echo(f"\n{len(rows)} configs; any MODEL_SCHEDULE_DATA of their parts works, too")
     click.echo("next: seg-kernel models show NAME, seg-kernel run NAME" if rows else "next: pip install segplug-heads")
 
@@ -176,8 +180,11 @@ def _matches(text: str, pattern: str | None) -> bool:
 
 def _row(entry: Experiment) -> dict[str, Any]:
     family = entry.family.name if entry.family else None
-    score = entry.meta().get("mIoU")
-    return {"name": entry.name, "family": family, "data": entry.data, "mIoU": score, "from": entry.zoo.name}
+    meta = entry.meta()
+    named = {key: meta[key] for key in _NAMED_SCORES if key in meta}
+    score = meta.get("mIoU", cell(named) if named else None)
+    row = {"name": entry.name, "family": family, "data": entry.data, "mIoU": meta.get("mIoU"), "from": entry.zoo.name}
+    return row | named | {"score": score}
 
 
 def _of_other_sources() -> Iterator[dict[str, Any]]:
@@ -189,7 +196,7 @@ def _of_other_sources() -> Iterator[dict[str, Any]]:
     for source in installed_sources(Catalog.discover()):
         for name in () if isinstance(source, ZooSource) else source.names():
             distribution, _, short = name.rpartition("::")
-            yield {"name": short, "family": None, "data": None, "mIoU": None, "from": distribution}
+            yield {"name": short, "family": None, "data": None, "mIoU": None, "from": distribution, "score": None}
 
 
 def cell(value: Any) -> str:

@@ -17,7 +17,7 @@ def _numbered(part: str, first: int = 1) -> Callable[[re.Match[str]], str]:
 class Detectron2(DetectorFormat):
     """detectron2's names: ``backbone.bottom_up.res2``, ``proposal_generator``, ``roi_heads`` and so on."""
 
-    mark = r"(^|\.)stem\.conv1\.norm\.|^proposal_generator\.|^roi_heads\.box_predictor\.cls_score\."
+    mark = r"(^|\.)stem\.conv1\.norm\.|^proposal_generator\."
     conventions = ("detectron2",)
     bgr = True
     ignored = r"^pixel_(mean|std)$|anchor_generator\.|num_batches_tracked$|^(stem\.)?fc\."
