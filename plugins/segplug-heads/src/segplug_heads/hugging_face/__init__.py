@@ -12,6 +12,7 @@ from __future__ import annotations
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "beit": ("BeitForSemanticSegmentation",),
+    "depth_anything": ("DepthAnythingForDepthEstimation",),
     "dpt": ("DPTForDepthEstimation", "DPTForSemanticSegmentation"),
     "eomt": ("EomtForUniversalSegmentation",),
     "eomt_dinov3": ("EomtDinov3ForUniversalSegmentation",),
