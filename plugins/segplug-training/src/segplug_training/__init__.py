@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from segplug_training.schedules import PolyLR as PolyLR
     from segplug_training.schedules import PolyLRRatio as PolyLRRatio
     from segplug_training.schedules import StepLR as StepLR
+    from segplug_training.semi_supervised import SemiSupervisedHook as SemiSupervisedHook
     from segplug_training.sharded_checkpoint import ShardedCheckpoint as ShardedCheckpoint
     from segplug_training.swa import SWAHook as SWAHook
     from segplug_training.tensorboard import TensorBoardHook as TensorBoardHook
@@ -102,6 +103,7 @@ _HOMES = {
     "RecordHook": ".record",
     "ReduceOnPlateauLR": ".plateau",
     "SWAHook": ".swa",
+    "SemiSupervisedHook": ".semi_supervised",
     "ShardedCheckpoint": ".sharded_checkpoint",
     "StepLR": ".schedules",
     "StepMomentum": ".momentum",
