@@ -20,3 +20,14 @@ def test_a_models_parameters_and_operations_are_counted():
 
 def test_the_size_is_the_datas_unless_given():
     assert cost_of(load_config("quickstart"))["MACs"].endswith("192 x 256")
+
+
+def test_trained_parameters_are_counted_where_others_are_frozen():
+    backbone = "{type: DINOv2, arch: small, adapt: {type: LoRA, rank: 8}, _delete_: true}"
+    head = (
+        "{type: FCNHead, in_channels: 384, channels: 384, num_convs: 0, concat_input: false, num_classes: 8, "
+        "_delete_: true}"
+    )
+    found = cost_of(load_config("quickstart", [f"model.backbone={backbone}", f"model.decode_head={head}"]))
+    # Of each block, matrices of rank 8 for 384 -> 1152 and 384 -> 384 channels; and the classifier.
+    assert found["trained"] == f"{12 * 8 * (384 + 1152 + 384 + 384) + 384 * 8 + 8:,}"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from segkernel.nn.context_block import ContextBlock as ContextBlock
     from segkernel.nn.conv_module import ConvModule as ConvModule
     from segkernel.nn.non_local import NonLocal2d as NonLocal2d
+    from segplug_backbones.adapters import AdaptFormer as AdaptFormer
+    from segplug_backbones.adapters import LoRA as LoRA
     from segplug_backbones.afformer import AFFormer as AFFormer
     from segplug_backbones.beit import BEiT as BEiT
     from segplug_backbones.bisenetv1 import BiSeNetV1 as BiSeNetV1
@@ -166,6 +168,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AFFormer": ".afformer",
+    "AdaptFormer": ".adapters",
     "AdaptivePaddingConv2d": ".layers",
     "BEiT": ".beit",
     "BiSeNetV1": ".bisenetv1",
@@ -200,6 +203,7 @@ _HOMES = {
     "ICNet": ".icnet",
     "InterpConv": ".unet",
     "JaxViT": ".weight_formats.vit",
+    "LoRA": ".adapters",
     "MAE": ".mae",
     "MMPretrainTwins": ".weight_formats.twins",
     "MMPretrainViT": ".weight_formats.vit",

@@ -29,6 +29,7 @@ from segkernel.nn import (
     nlc_to_nchw,
     resize,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.positions import interpolate_relative_position_bias
 from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.vit import Grid, init_weights, patch_grid, transformer_layer
@@ -178,6 +179,7 @@ class BEiT(Pretrained, Backbone):
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         init_values: Initial layer scale.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range.
@@ -208,11 +210,12 @@ class BEiT(Pretrained, Backbone):
         norm_eval: bool = False,
         pretrained: str | None = None,
         init_values: NonNegative = 0.1,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         self.grid = patch_grid(img_size, patch_size)
         self.out_indices = check_out_indices(out_indices, num_layers, from_end=True)
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, kernel_size=patch_size, padding=0, norm_cfg=norm_cfg if patch_norm else None
         )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import build_norm, linear_drop_path_rates
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.plain_vit import MLP, Attention, Block, PlainViT, PlainViTArch, SwiGLU, read_arch
 from segplug_backbones.vit import patch_grid
 
@@ -66,6 +67,7 @@ class DINOv2(PlainViT):
         frozen_stages: 0 freezes nothing, n the embeddings and the first n blocks; all blocks, the norm as well.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -97,6 +99,7 @@ class DINOv2(PlainViT):
         frozen_stages: int = 0,
         with_cp: bool = False,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         chosen = read_arch(arch, ARCHS)
         antialias = num_register_tokens > 0 if interpolate_antialias is None else interpolate_antialias
@@ -128,4 +131,5 @@ class DINOv2(PlainViT):
             frozen_stages=frozen_stages,
             output_cls_token=output_cls_token,
             pretrained=pretrained,
+            adapt=adapt,
         )

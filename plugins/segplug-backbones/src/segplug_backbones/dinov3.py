@@ -19,6 +19,7 @@ from torch import Tensor
 from segkernel.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import build_norm, linear_drop_path_rates
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.plain_vit import MLP, Attention, Block, Grid, PlainViT, PlainViTArch, SwiGLU, read_arch
 
 ARCHS: dict[str, PlainViTArch] = {
@@ -59,6 +60,7 @@ class DINOv3(PlainViT):
         frozen_stages: 0 freezes nothing, n the embeddings and the first n blocks; all blocks, the norm as well.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -89,6 +91,7 @@ class DINOv3(PlainViT):
         frozen_stages: int = 0,
         with_cp: bool = False,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         chosen = read_arch(arch, ARCHS)
         width, heads, hidden = chosen["embed_dims"], chosen["num_heads"], chosen["feedforward_channels"]
@@ -120,6 +123,7 @@ class DINOv3(PlainViT):
             frozen_stages=frozen_stages,
             output_cls_token=output_cls_token,
             pretrained=pretrained,
+            adapt=adapt,
         )
         self.head_dims, self.rope_theta = width // heads, rope_theta
 

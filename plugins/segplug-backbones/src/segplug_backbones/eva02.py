@@ -19,6 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import build_norm, linear_drop_path_rates
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.plain_vit import Attention, Block, Grid, PlainViT, SwiGLU, read_arch
 from segplug_backbones.vit import patch_grid
 
@@ -81,6 +82,7 @@ class EVA02(PlainViT):
         frozen_stages: 0 freezes nothing, n the embeddings and the first n blocks; all blocks, the norm as well.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -109,6 +111,7 @@ class EVA02(PlainViT):
         frozen_stages: int = 0,
         with_cp: bool = False,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         chosen: EVA02Arch = read_arch(arch, ARCHS)
         width, heads = chosen["embed_dims"], chosen["num_heads"]
@@ -141,6 +144,7 @@ class EVA02(PlainViT):
             frozen_stages=frozen_stages,
             output_cls_token=output_cls_token,
             pretrained=pretrained,
+            adapt=adapt,
         )
         self.head_dims, self.rope_grid = width // heads, rope_grid
 

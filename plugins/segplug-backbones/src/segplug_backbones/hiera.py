@@ -32,6 +32,7 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.positions import interpolate_pos_embed
 from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.windows import (
@@ -178,6 +179,7 @@ class HieraTrunk(Pretrained, FreezableBackbone):
         with_cp: Activation checkpointing.
         pretrained: Weights to load.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n stages.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
     """
 
     pos_embed: nn.Parameter
@@ -198,6 +200,7 @@ class HieraTrunk(Pretrained, FreezableBackbone):
         with_cp: bool,
         pretrained: str | None,
         frozen_stages: int,
+        adapt: Adapter | None,
     ) -> None:
         super().__init__()
         check_per_stage(len(depths), {"window_sizes": window_sizes})
@@ -210,7 +213,7 @@ class HieraTrunk(Pretrained, FreezableBackbone):
         """The last block of each stage."""
         self.out_indices = check_out_indices(out_indices, len(depths))
         self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(depths))
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         side = PATCH_STRIDE * 2 ** (len(depths) - 1)
         self.pad = AdaptivePadding(side, side, 1, "corner")
         self.patch_embed = PatchEmbed(in_channels, embed_dims)
@@ -314,6 +317,7 @@ class Hiera(HieraTrunk):
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n stages.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -335,6 +339,7 @@ class Hiera(HieraTrunk):
         with_cp: bool = False,
         pretrained: str | None = None,
         frozen_stages: int = -1,
+        adapt: Adapter | None = None,
     ) -> None:
         embed_dims, num_heads, depths = _sizes(arch)
         super().__init__(
@@ -349,6 +354,7 @@ class Hiera(HieraTrunk):
             out_norm=out_norm,
             with_cp=with_cp,
             pretrained=pretrained,
+            adapt=adapt,
             frozen_stages=frozen_stages,
         )
         self.unroll = unroll

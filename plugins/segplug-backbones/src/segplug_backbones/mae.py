@@ -18,6 +18,7 @@ from typing_extensions import TypedDict, Unpack
 
 from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.nn import resize_pos_embed
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.beit import BEiT, BEiTLayer
 from segplug_backbones.positions import interpolate_pos_embed
 from segplug_backbones.vit import Grid
@@ -44,6 +45,7 @@ class MAEArguments(TypedDict, total=False):
     norm_eval: bool
     pretrained: str | None
     init_values: NonNegative
+    adapt: Adapter | None
 
 
 class MAE(BEiT):

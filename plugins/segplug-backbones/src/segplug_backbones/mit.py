@@ -30,6 +30,7 @@ from segkernel.nn import (
     nchw_to_nlc,
     nlc_to_nchw,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 from segplug_backbones.pretrained import Pretrained
@@ -167,6 +168,7 @@ class MixVisionTransformer(Pretrained, Backbone):
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -194,9 +196,10 @@ class MixVisionTransformer(Pretrained, Backbone):
         norm_cfg: Mapping[str, Any] = {"type": "LN", "eps": 1e-6},
         with_cp: bool = False,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         per_stage = {
             "num_layers": num_layers,
             "num_heads": num_heads,

@@ -36,6 +36,7 @@ from segkernel.nn import (
     nlc_to_nchw,
     trunc_normal_init,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.positions import interpolate_positions
 from segplug_backbones.pretrained import Pretrained
 
@@ -246,6 +247,7 @@ class PlainViT(Pretrained, FreezableBackbone):
         frozen_stages: 0 freezes nothing, n the embeddings and the first n blocks; all blocks, the norm as well.
         output_cls_token: Return pairs of a map and the class token (N, embed_dims) instead of maps.
         pretrained: Weights to load.
+        adapt: Parameters to add that train in place of the backbone's own.
     """
 
     def __init__(
@@ -264,12 +266,14 @@ class PlainViT(Pretrained, FreezableBackbone):
         frozen_stages: int,
         output_cls_token: bool,
         pretrained: str | None,
+        adapt: Adapter | None,
     ) -> None:
         super().__init__()
         self.out_indices = check_out_indices(out_indices, len(blocks), from_end=True)
         self.channels, self.strides = (embed_dims,) * len(self.out_indices), (patch_size,) * len(self.out_indices)
         self.grid, self.antialias, self.offset = grid, antialias, offset
-        self.output_cls_token, self.pretrained = output_cls_token, pretrained
+        self.output_cls_token = output_cls_token
+        self.pretrained, self.adapt = pretrained, adapt
         self.num_prefix_tokens = 1 + num_register_tokens
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))

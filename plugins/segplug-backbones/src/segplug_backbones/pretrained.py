@@ -1,4 +1,4 @@
-"""`Pretrained`: the base of every backbone that has the argument ``pretrained``.
+"""`Pretrained`: the base of every backbone that has the argument ``pretrained``, and ``adapt``.
 
 ResNet(depth=50, pretrained="torchvision://resnet50")       # with these weights, or an error
 """
@@ -14,6 +14,7 @@ from torch import nn
 
 from segkernel import weights
 from segkernel.errors import UsageError
+from segplug_backbones.adapters import Adapter
 
 HINT = """name the weights: a file, an address, or a known name such as 'torchvision://resnet50'; None loads none"""
 
@@ -21,7 +22,8 @@ HINT = """name the weights: a file, an address, or a known name such as 'torchvi
 class Pretrained(nn.Module):
     """A module that has loaded the weights that its argument ``pretrained`` names when its constructor returns.
 
-    A constructor only stores the name in the attribute ``pretrained``, which is None after loading.
+    A constructor only stores the name in the attribute ``pretrained``, which is None after loading. Likewise, it stores
+    an adapter in ``adapt``, which is then applied.
 
     Raises:
         UsageError: ``pretrained`` names nothing, as True does: there are several weights for most backbones.
@@ -29,6 +31,7 @@ class Pretrained(nn.Module):
     """
 
     pretrained: str | None
+    adapt: Adapter | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -46,5 +49,7 @@ def _load_after(constructor: Callable[..., None]) -> Callable[..., None]:
             if self.pretrained and not isinstance(self.pretrained, str | Path):
                 raise UsageError(f"{type(self).__name__}(pretrained={self.pretrained!r}): {HINT}")
             weights.load_pretrained(self)
+            if self.adapt is not None:  # after its weights are loaded, which an adapter may look at
+                self.adapt(self)
 
     return construct

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from segkernel.annotations import NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.nn import resize
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.hiera import HieraTrunk
 from segplug_backbones.windows import Size
 
@@ -75,6 +76,7 @@ class SAM2Hiera(HieraTrunk):
         out_norm: Add a norm to each output; the authors have none.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n stages.
 
     Raises:
@@ -102,6 +104,7 @@ class SAM2Hiera(HieraTrunk):
         out_norm: bool = False,
         with_cp: bool = False,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
         frozen_stages: int = -1,
     ) -> None:
         sizes = ARCHS[arch] if isinstance(arch, str) else arch
@@ -119,6 +122,7 @@ class SAM2Hiera(HieraTrunk):
             out_norm=out_norm,
             with_cp=with_cp,
             pretrained=pretrained,
+            adapt=adapt,
             frozen_stages=frozen_stages,
         )
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dims, side, side))

@@ -36,6 +36,7 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.factory import factory
 from segplug_backbones.positions import interpolate_pos_embed, interpolate_relative_position_bias
 from segplug_backbones.pretrained import Pretrained
@@ -330,6 +331,7 @@ class SwinTransformer(Pretrained, FreezableBackbone):
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -361,12 +363,13 @@ class SwinTransformer(Pretrained, FreezableBackbone):
         with_cp: bool = False,
         pretrained: str | None = None,
         frozen_stages: int = -1,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         _check_arguments(embed_dims, patch_size, depths, num_heads, strides)
         self.out_indices = check_out_indices(out_indices, len(depths))
         self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(depths))
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         merge_norm = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, kernel_size=patch_size, stride=strides[0], norm_cfg=merge_norm

@@ -34,6 +34,7 @@ from segkernel.nn import (
     nlc_to_nchw,
     trunc_normal_init,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.swin import MASKED, PatchMerging
 from segplug_backbones.windows import (
@@ -281,6 +282,7 @@ class SwinTransformerV2(Pretrained, FreezableBackbone):
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name.
         frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -316,6 +318,7 @@ class SwinTransformerV2(Pretrained, FreezableBackbone):
         with_cp: bool = False,
         pretrained: str | None = None,
         frozen_stages: int = -1,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         if isinstance(arch, str):
@@ -329,7 +332,7 @@ class SwinTransformerV2(Pretrained, FreezableBackbone):
                 raise ConfigError(Problem(f"{width} channels are not divisible by {heads} heads", "arch.num_heads"))
         self.out_indices = check_out_indices(out_indices, len(depths))
         self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(depths))
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, kernel_size=patch_size, stride=patch_size, norm_cfg=norm_cfg
         )

@@ -20,6 +20,7 @@ from segkernel.catalog import Catalog
 from segkernel.errors import ComponentError, ConfigError, Problem, UsageError, suggest
 from segkernel.interfaces.model import Backbone
 from segkernel.nn.layers import NORMS
+from segplug_backbones.adapters import Adapter
 
 DYNAMIC_SIZE: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},  # ViT, DeiT, DINOv2
@@ -63,6 +64,7 @@ class TIMMBackbone(Backbone):
         drop_path_rate: Drop path rate, for models that have one.
         norm_layer: Type of the norms by our name, such as ``SyncBN``, for models that let it be chosen.
         options: Further arguments of ``timm.create_model``.
+        adapt: Parameters to add that train in place of the model's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         TimmMissingError: timm cannot be imported.
@@ -99,6 +101,7 @@ class TIMMBackbone(Backbone):
         drop_path_rate: Probability | None = None,
         norm_layer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         if ":" in model_name:
@@ -127,6 +130,8 @@ class TIMMBackbone(Backbone):
         self._multiple = min(self.strides) if dynamic and "dynamic_img_pad" not in dynamic else 1
         # Transformers with windows work, and return their maps, as (N, H, W, C).
         self._channels_last = getattr(self.timm_model, "output_fmt", "NCHW") == "NHWC"
+        if adapt is not None:
+            adapt(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""

@@ -33,6 +33,7 @@ from segkernel.nn import (
     nchw_to_nlc,
     nlc_to_nchw,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 from segplug_backbones.mit import EfficientMultiheadAttention
@@ -243,6 +244,7 @@ class PCPVT(Pretrained, Backbone):
         sr_ratios: Subsampling of the keys and values of each stage per side.
         norm_after_stage: Whether each stage ends with a norm.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -268,6 +270,7 @@ class PCPVT(Pretrained, Backbone):
         sr_ratios: Sequence[PositiveInt] = (8, 4, 2, 1),
         norm_after_stage: bool = False,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         per_stage = {
@@ -280,6 +283,7 @@ class PCPVT(Pretrained, Backbone):
         }
         check_per_stage(len(depths), per_stage)
         self.out_indices, self.pretrained = check_out_indices(out_indices, len(depths)), pretrained
+        self.adapt = adapt
         inputs = [in_channels, *embed_dims]
         self.patch_embeds = nn.ModuleList(
             PatchEmbed(inputs[i], width, kernel_size=patch_sizes[i], stride=strides[i], norm_cfg=norm_cfg)
@@ -350,6 +354,7 @@ class SVT(PCPVT):
         windiow_sizes: Side of the windows of each stage in tokens; the spelling is MMSegmentation's.
         norm_after_stage: Whether each stage ends with a norm.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -376,6 +381,7 @@ class SVT(PCPVT):
         windiow_sizes: Sequence[PositiveInt] = (7, 7, 7),
         norm_after_stage: bool = True,
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__(
             in_channels=in_channels,
@@ -394,6 +400,7 @@ class SVT(PCPVT):
             sr_ratios=sr_ratios,
             norm_after_stage=norm_after_stage,
             pretrained=pretrained,
+            adapt=adapt,
         )
         check_per_stage(len(depths), {"windiow_sizes": windiow_sizes})
         drop_path_rates = linear_drop_path_rates(drop_path_rate, sum(depths))

@@ -29,6 +29,7 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.positions import interpolate_pos_embed
 from segplug_backbones.pretrained import Pretrained
 
@@ -70,6 +71,7 @@ class VisionTransformer(Pretrained, Backbone):
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         frozen_exclude: Parameters whose name contains one of these train, all others are frozen; ``all`` freezes none.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -110,6 +112,7 @@ class VisionTransformer(Pretrained, Backbone):
         with_cp: bool = False,
         frozen_exclude: Sequence[str] = ("all",),
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         if output_cls_token and not with_cls_token:
@@ -118,6 +121,7 @@ class VisionTransformer(Pretrained, Backbone):
         self.out_origin, self.out_indices = out_origin, check_out_indices(out_indices, num_layers, from_end=True)
         self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
         self.interpolate_mode, self.pretrained = interpolate_mode, pretrained
+        self.adapt = adapt
         self.patch_embed = PatchEmbed(
             in_channels,
             embed_dims,

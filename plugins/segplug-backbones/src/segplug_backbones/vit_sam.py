@@ -32,6 +32,7 @@ from segkernel.nn import (
     resize,
 )
 from segkernel.nn.layers import LayerNorm2d
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.vit import init_weights, transformer_layer
 from segplug_backbones.windows import (
@@ -195,6 +196,7 @@ class ViTSAM(Pretrained, FreezableBackbone):
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n blocks.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -230,6 +232,7 @@ class ViTSAM(Pretrained, FreezableBackbone):
         with_cp: bool = False,
         pretrained: str | None = None,
         frozen_stages: int = -1,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         sizes = ARCHS[arch] if isinstance(arch, str) else arch
@@ -240,7 +243,7 @@ class ViTSAM(Pretrained, FreezableBackbone):
             )
         self.out_indices = check_out_indices(out_indices, num_layers, from_end=True)
         self.frozen_stages = check_frozen_stages(frozen_stages, -1, num_layers)
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         grid = (img_size // patch_size, img_size // patch_size)
         self.patch_embed = PatchEmbed(in_channels, embed_dims, kernel_size=patch_size, stride=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, *grid, embed_dims)) if use_abs_pos else None

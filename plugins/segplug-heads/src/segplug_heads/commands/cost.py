@@ -19,17 +19,19 @@ def cost_of(config: Config, shape: tuple[int, int] | None = None) -> dict[str, s
         shape: Height and width of the image; None takes ``data.crop_size``.
 
     Returns:
-        "parameters", "MACs" (multiplications with their additions, which many papers call FLOPs) and "FLOPs" (two for
-        each), each a text: a number, or why there is none.
+        "parameters", "trained" where some are frozen, "MACs" (multiplications with their additions, which many papers
+        call FLOPs) and "FLOPs" (two for each), each a text: a number, or why there is none.
     """
     data = config.get("data") or {}
     height, width = shape or data.get("crop_size") or (512, 512)
     try:
         with torch.device("meta"):
-            model = make_model(config, pretrained=False).eval().requires_grad_(False)
+            model = make_model(config, pretrained=False).eval()
     except SegKernelError as error:
         return {"parameters": f"unknown: {str(error).splitlines()[0]}"}
-    found = {"parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}"}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    found = {"parameters": f"{total:,}"} | ({} if trained == total else {"trained": f"{trained:,}"})
     channels = Preprocessor(**(data.get("preprocess") or {})).mean.numel()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
