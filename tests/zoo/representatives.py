@@ -124,6 +124,7 @@ FAMILIES: dict[str, Representative] = {
     "setr": Representative("setr_vit-l_naive", SHALLOW_VIT),
     "stdc": Representative("stdc1"),
     "swin": Representative("swin-tiny-patch4-window7-in1k-pre_upernet", ("model.backbone.depths=[2,2,2,2]", *THIN)),
+    "pp_mobileseg": Representative("pp-mobileseg-t", size=(128, 128)),
     "pp_liteseg": Representative("pp-liteseg-t"),
     "topformer": Representative("topformer-t"),
     "twins": Representative("twins_pcpvt-s_uperhead", ("model.backbone.depths=[1,1,2,1]", *THIN)),

@@ -7,6 +7,7 @@ odd sizes, for which padding as TensorFlow does is that on all sides.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from segplug_backbones import (
     ResNet,
     ResNeXt,
     ShuffleNetV2,
+    StrideFormer,
     SwinTransformer,
 )
 from segplug_backbones.mobilenet_v3 import ARCHS
@@ -358,3 +360,17 @@ def test_a_classifier_of_mmpretrain_has_our_backbones(kind: type[Backbone]) -> N
     assert found.format == ""
     module.load_state_dict(found.weights)
     assert all(torch.equal(value, own[key]) for key, value in module.state_dict().items())
+
+
+def test_strideformer_takes_the_names_of_mmsegmentations_project():
+    backbone = StrideFormer(**StrideFormer.conformance)
+    theirs = {}
+    for key, value in backbone.state_dict().items():
+        key = re.sub(r"\.attn\.(proj\w*)\.1\.(c|bn)\.", r".attn.\1.\2.", key)
+        key = re.sub(r"\.mlp\.dwconv\.", ".mlp.dwconv.conv.", key)
+        theirs[key.replace(".c.", ".conv.").replace(".mid_se.conv", ".mid_se.conv_act")] = value
+    assert "smb1.blocks.0.mid_se.conv_act2.conv.bias" in theirs
+    assert "trans2.transformer_blocks.0.attn.proj_encode_row.conv.weight" in theirs
+    converted = convert(backbone, theirs)
+    assert converted.format == "MMSegmentationStrideFormer"
+    assert converted.weights.keys() == backbone.state_dict().keys()

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from segplug_backbones.stdc import STDCNet as STDCNet
     from segplug_backbones.stdc import stdc1 as stdc1
     from segplug_backbones.stdc import stdc2 as stdc2
+    from segplug_backbones.strideformer import StrideFormer as StrideFormer
     from segplug_backbones.swin import SwinTransformer as SwinTransformer
     from segplug_backbones.swin import swin_base as swin_base
     from segplug_backbones.swin import swin_large as swin_large
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.safetensors_files import Safetensors as Safetensors
     from segplug_backbones.weight_formats.sctnet import OfficialSCTNet as OfficialSCTNet
     from segplug_backbones.weight_formats.stdc import OfficialSTDC as OfficialSTDC
+    from segplug_backbones.weight_formats.strideformer import MMSegmentationStrideFormer as MMSegmentationStrideFormer
     from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
     from segplug_backbones.weight_formats.swin import TransformersSwin as TransformersSwin
@@ -207,6 +209,7 @@ _HOMES = {
     "MAE": ".mae",
     "MMPretrainTwins": ".weight_formats.twins",
     "MMPretrainViT": ".weight_formats.vit",
+    "MMSegmentationStrideFormer": ".weight_formats.strideformer",
     "MSCAN": ".mscan",
     "MixVisionTransformer": ".mit",
     "MobileNetV2": ".mobilenet_v2",
@@ -253,6 +256,7 @@ _HOMES = {
     "SeaFormer": ".seaformer",
     "ShuffleNetV2": ".shufflenet_v2",
     "StarNet": ".starnet",
+    "StrideFormer": ".strideformer",
     "SwinTransformer": ".swin",
     "SwinTransformerV2": ".swin_v2",
     "TIMMBackbone": ".timm_backbone",
