@@ -20,6 +20,7 @@ from segplug_heads import (
     FPNHead,
     MultiLevelNeck,
     PointHead,
+    SimpleFeaturePyramid,
     UPerHead,
 )
 from segplug_heads.heads.point_head import Subdivision, most_uncertain_pixels
@@ -107,6 +108,18 @@ def test_plain_maps_become_a_pyramid(factors: tuple[float, ...]) -> None:
         MultiLevelNeck([8] * len(factors), 8, factors),
     ):
         assert [m.shape[2:] for m in neck(plain)] == [(8 * f, 12 * f) for f in factors]
+
+
+def test_the_last_map_becomes_a_simple_pyramid_under_the_names_of_its_authors() -> None:
+    neck = SimpleFeaturePyramid(8, 6)
+    outs = neck([torch.rand(2, 8, 9, 5), torch.rand(2, 8, 5, 7)])
+    assert [tuple(m.shape) for m in outs] == [(2, 6, 20, 28), (2, 6, 10, 14), (2, 6, 5, 7), (2, 6, 3, 4)]
+    shapes = {name: tuple(value.shape) for name, value in neck.state_dict().items()}
+    assert shapes["simfp_2.3.weight"] == (4, 2, 2, 2)
+    assert shapes["simfp_3.1.weight"] == (6, 4, 1, 1)
+    assert shapes["simfp_4.1.norm.weight"] == (6,)
+    assert shapes["simfp_5.2.weight"] == (6, 6, 3, 3)
+    assert sum(value.numel() for value in neck.parameters()) == 1830  # convolutions have no bias, deconvolutions have
 
 
 def test_one_map_becomes_a_pyramid() -> None:
@@ -205,6 +218,9 @@ def test_points_without_weight_teach_nothing() -> None:
         (lambda: fpn(add_extra_convs="on_top"), "on_lateral"),
         (lambda: fpn()(PYRAMID[:2]), "2 feature maps"),
         (lambda: Feature2Pyramid(8, (3,)), "rescales"),
+        (lambda: SimpleFeaturePyramid(6), "in_channels"),
+        (lambda: SimpleFeaturePyramid(8, scale_factors=(3,)), "scale_factors"),
+        (lambda: SimpleFeaturePyramid(8, scale_factors=(2, 2)), "scale_factors"),
         (lambda: MultiLevelNeck([8, 8], 8), "scales"),
         (lambda: FPNHead(feature_strides=[4, 8], **ALL), "feature_strides"),
         (lambda: FPNHead(feature_strides=[8, 4, 16, 32], **ALL), "smallest"),

@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
     from segplug_heads.necks.sam2_fpn import SAM2FPN as SAM2FPN
+    from segplug_heads.necks.simple_feature_pyramid import SimpleFeaturePyramid as SimpleFeaturePyramid
     from segplug_heads.outputs import DirectPixelClasses as DirectPixelClasses
     from segplug_heads.outputs import PixelValues as PixelValues
     from segplug_heads.parts.clip_text_encoder import CLIPTextEncoder as CLIPTextEncoder
@@ -223,6 +224,7 @@ _HOMES = {
     "SiLogLoss": ".losses.silog_loss",
     "SiamEncoderDecoder": ".segmentors.siam_encoder_decoder",
     "SideAdapterCLIPHead": ".heads.san_head",
+    "SimpleFeaturePyramid": ".necks.simple_feature_pyramid",
     "SoftDiceLoss": ".losses.soft_dice_loss",
     "TextQueryEncoder": ".parts.text_queries",
     "TopFormerHead": ".heads.topformer_head",
