@@ -18,9 +18,13 @@ from segkernel.weights import convert
 from segplug_heads.heads.mask_queries import semantic_inference
 
 OUTPUTS = ("class_queries_logits", "masks_queries_logits")
-
-
-NAMES = ["mask2former_swin_tiny_hf", "oneformer_swin_tiny_hf"]
+NAMES = [
+    "eomt_small_hf",
+    "eomt_small_masked_hf",
+    "eomt_dinov3_small_hf",
+    "mask2former_swin_tiny_hf",
+    "oneformer_swin_tiny_hf",
+]
 
 
 def model_and_case(name: str) -> tuple[newmodels.Case, Segmentor]:
@@ -49,15 +53,21 @@ def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 LOSSES = {case["case"]: case for case in json.loads((newmodels.PACKED / "query_losses.json").read_text())["cases"]}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name in LOSSES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eomt_small_masked_hf",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LOSSES if name != "eomt_small_masked_hf"),
+    ],
+)
 def test_losses_equal_the_reference(name: str) -> None:
     case, model = model_and_case(name)
     labels = golden_weights.labels(case.facts["build"]["config"]["num_labels"], 2, *case.images.shape[2:])
     torch.manual_seed(0)
     total = torch.stack([*model.loss(case.images, labels).values()]).sum()
     expected = LOSSES[name]
-    # The points at which masks are compared are drawn, and in another order than the reference's.
-    assert float(total.detach()) == pytest.approx(expected["loss_total_by_seed"][0], rel=1e-2)
+    # The points at which masks are compared are drawn; of Mask2Former's layers the reference draws for the last first.
+    assert float(total.detach()) == pytest.approx(expected["loss_total_by_seed"][0], rel=1e-3)
     gradients = torch.autograd.grad(total, [*model.parameters()], allow_unused=True)
     norm = sum(float(each.double().square().sum()) for each in gradients if each is not None) ** 0.5
-    assert norm == pytest.approx(expected["grad_norm_total_seed0"], rel=3e-2)
+    assert norm == pytest.approx(expected["grad_norm_total_seed0"], rel=1e-3 if "eomt" in name else 3e-2)
