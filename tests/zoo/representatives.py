@@ -70,6 +70,13 @@ FAMILIES: dict[str, Representative] = {
     "dpt": Representative("dpt_vit-b16", (*SHALLOW_VIT, *THIN)),
     "emanet": Representative("emanet_r50-d8", R18_LAST),
     "encnet": Representative("encnet_r50-d8", (*R18_AUXILIARY, *THIN, "model.decode_head.in_channels=[128,256,512]")),
+    "eomt": Representative(
+        "eomt-s_dinov2",
+        (
+            "model.backbone.arch={embed_dims: 384, num_layers: 4, num_heads: 6, feedforward_channels: 1536}",
+            "optim.paramwise.layer_decay.num_layers=4",
+        ),
+    ),
     "erfnet": Representative("erfnet_fcn"),
     "fastfcn": Representative(
         "fastfcn_r50-d32_jpu_psp",
@@ -108,6 +115,16 @@ FAMILIES: dict[str, Representative] = {
     "mobilenet_v3": Representative("mobilenet-v3-d8-s_lraspp", size=(192, 192)),
     "nonlocal_net": Representative("nonlocal_r50-d8", R18_LAST),
     "ocrnet": Representative("ocrnet_hr18s"),
+    "oneformer": Representative(
+        "oneformer_swin-t",
+        (
+            "+model.backbone.depths=[1,1,2,1]",
+            "+model.decode_head.pixel_decoder.encoder.num_layers=2",
+            "model.decode_head.transformer_decoder.num_layers=3",
+            "+model.decode_head.text_encoder={type: TextQueryEncoder, num_layers: 2, vocabulary: [sky, building, road, "
+            "sidewalk, vegetation, car, person, pole]}",
+        ),
+    ),
     "pidnet": Representative("pidnet-s"),
     "point_rend": Representative("pointrend_r50", R18_FPN),
     "poolformer": Representative("fpn_poolformer_s12"),

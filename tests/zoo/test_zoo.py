@@ -110,6 +110,23 @@ def test_what_cannot_be_built_says_why(name: str) -> None:
         make_model(config)
 
 
+NEWER = sorted(
+    {entry.family.name for entry in list_experiments(find_zoos()) if entry.family and entry.zoo.name == "segplug-heads"}
+    - set(FAMILIES)
+)
+"""Families that MMSegmentation never had."""
+
+
+@pytest.mark.parametrize("family", NEWER)
+def test_newer_configs_are_in_order(family: str) -> None:
+    pytest.importorskip("torch")
+    from segkernel.experiment import check
+
+    names = [entry.name for entry in list_experiments(find_zoos()) if entry.family and entry.family.name == family]
+    for name in names:
+        assert [str(problem) for problem in check(load_config(name))] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_configs_are_in_order(family: str) -> None:

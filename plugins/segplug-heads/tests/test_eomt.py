@@ -11,7 +11,7 @@ from torch import nn
 
 from segkernel.errors import ConfigError, UsageError
 from segplug_heads.heads.eomt_head import EncoderState, EoMTHead, ExampleBlock
-from segplug_heads.mask_annealing import MaskAnnealingHook
+from segplug_heads.mask_annealing import MaskAnnealingHook, even_windows
 from segplug_heads.segmentors.eomt import EoMT, ToyViT
 
 
@@ -74,18 +74,27 @@ def test_training_without_masks_supervises_the_last_block_only() -> None:
     assert "decode.d1.loss_dice" in eomt().loss(torch.randn(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.long))
 
 
-def test_masks_are_annealed_block_by_block() -> None:
-    hook = MaskAnnealingHook(begin=[10, 20], end=[20, 40], power=0.5)
-    assert [hook.probabilities(i) for i in (0, 10)] == [[1.0, 1.0]] * 2
-    assert hook.probabilities(15) == [pytest.approx(0.5**0.5), 1.0]
-    assert hook.probabilities(30) == [0.0, pytest.approx(0.5**0.5)]
-    assert hook.probabilities(40) == [0.0, 0.0]
+def annealed(hook: MaskAnnealingHook, iteration: int) -> list[float]:
+    """Return the probabilities in a run that was resumed at an iteration."""
     model = eomt()
-    run: Any = SimpleNamespace(model=model, iteration=30)  # a run that was resumed there
+    run: Any = SimpleNamespace(model=model, iteration=iteration, max_iterations=40)
     hook.before_train(run)
     hook.before_train_iteration(run)
-    torch.testing.assert_close(model.state_dict()["decode_head.attn_mask_probs"], torch.tensor([0.0, 0.5**0.5]))
-    assert model.decode_head.masked_blocks == (False, True)
+    assert model.decode_head.masked_blocks == tuple(p >= 0.5 for p in model.decode_head.attn_mask_probs.tolist())
+    return model.state_dict()["decode_head.attn_mask_probs"].tolist()
+
+
+def test_masks_are_annealed_block_by_block() -> None:
+    hook = MaskAnnealingHook(begin=[10, 20], end=[20, 40], power=0.5)
+    assert annealed(hook, 0) == annealed(hook, 10) == [1.0, 1.0]
+    assert annealed(hook, 15) == pytest.approx([0.5**0.5, 1.0])
+    assert annealed(hook, 30) == pytest.approx([0.0, 0.5**0.5])
+    assert annealed(hook, 40) == [0.0, 0.0]
+
+
+def test_without_iterations_the_run_is_divided_evenly() -> None:
+    assert even_windows(4, 39120) == [(6520, 13040), (13040, 19560), (19560, 26080), (26080, 32600)]  # as published
+    assert annealed(MaskAnnealingHook(power=1.0), 15) == pytest.approx([0.5, 1.0])
 
 
 def test_half_masked_training_draws_for_each_query() -> None:

@@ -81,6 +81,17 @@ def test_layers_learn_the_slower_the_earlier_they_come():
     assert found["head.bias"] == (1.0, 0.0)
 
 
+def test_flat_parameters_decay_on_request():
+    assert layer_rates(Deep(), num_layers=2, decay_flat=True)["backbone.embed.bias"] == (0.125, 0.1)
+
+
+def test_groups_of_layer_decay_tell_the_backbone_from_the_head():
+    model = nn.ModuleDict({"backbone": Deep(), "head": nn.Linear(2, 2)})
+    groups = Paramwise(layer_decay={"rate": 1.0, "num_layers": 2, "decay_flat": True})(model, 1.0, 0.1)
+    assert [(group["backbone"], len(group["params"])) for group in groups] == [(True, 8), (False, 2)]
+    assert "backbone" not in Paramwise()(model, 1.0)[0]
+
+
 def test_layer_decay_needs_a_number_that_covers_all_layers():
     with pytest.raises(ConfigError, match="more than 1 layers"):
         layer_rates(Deep(), num_layers=1)

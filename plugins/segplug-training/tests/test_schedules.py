@@ -17,7 +17,15 @@ from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.schedules import RunSchedules
 from segplug_training.momentum import LinearMomentum, StepMomentum
 from segplug_training.plateau import ReduceOnPlateauLR
-from segplug_training.schedules import CosineAnnealingLR, CosineRestartLR, CyclicLR, LinearLR, OneCycleLR, PolyLR
+from segplug_training.schedules import (
+    CosineAnnealingLR,
+    CosineRestartLR,
+    CyclicLR,
+    LinearLR,
+    OneCycleLR,
+    PolyLR,
+    TwoStageWarmupPolyLR,
+)
 
 CASES = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read_text())
 
@@ -41,6 +49,27 @@ def test_rates_equal_the_reference(case: dict[str, Any]) -> None:
 def test_a_floor_is_given_once() -> None:
     with pytest.raises(UsageError, match="not both"):
         CosineAnnealingLR(eta_min=0.1, eta_min_ratio=0.1)
+
+
+def test_the_backbone_warms_up_after_the_head() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "backbone": lr < 1} for lr in (1.0, 0.5)]
+    optimizer = torch.optim.SGD(groups)
+    schedules = RunSchedules([TwoStageWarmupPolyLR(warmup=(2, 4), power=1.0)], optimizer, 10, Fraction(1))
+    seen = []
+    for iteration in range(10):
+        schedules.step(iteration) if iteration else None
+        seen.append([group["lr"] for group in optimizer.param_groups])
+    head = [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    backbone = [0, 0, 0, 1 / 8, 2 / 8, 3 / 8, 1 / 2, 3 / 8, 2 / 8, 1 / 8]
+    assert seen == [pytest.approx(pair) for pair in zip(head, backbone, strict=True)]
+    schedules.resume(7)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([3 / 8, 3 / 8])
+
+
+def test_without_a_backbone_there_are_no_two_stages() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(UsageError, match=r"no parameter group is a backbone's: set optim.paramwise.layer_decay"):
+        RunSchedules([TwoStageWarmupPolyLR()], optimizer, 10, Fraction(1))
 
 
 def test_an_unknown_annealing_strategy_is_refused() -> None:

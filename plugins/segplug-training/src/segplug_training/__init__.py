@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from segplug_training.schedules import PolyLR as PolyLR
     from segplug_training.schedules import PolyLRRatio as PolyLRRatio
     from segplug_training.schedules import StepLR as StepLR
+    from segplug_training.schedules import TwoStageWarmupPolyLR as TwoStageWarmupPolyLR
     from segplug_training.semi_supervised import SemiSupervisedHook as SemiSupervisedHook
     from segplug_training.sharded_checkpoint import ShardedCheckpoint as ShardedCheckpoint
     from segplug_training.swa import SWAHook as SWAHook
@@ -108,6 +109,7 @@ _HOMES = {
     "StepLR": ".schedules",
     "StepMomentum": ".momentum",
     "TensorBoardHook": ".tensorboard",
+    "TwoStageWarmupPolyLR": ".schedules",
     "WandbHook": ".trackers",
     "WorkersHook": ".workers",
 }

@@ -31,12 +31,13 @@ class LayerDecay(TypedDict, total=False):
 
     A parameter of layer i of ``num_layers`` has its rate multiplied by ``rate ** (num_layers + 1 - i)``;
     `Backbone.layer_of` returns the layer, or the stage for ``stage_wise``. Biases and other one-dimensional parameters
-    have no weight decay.
+    have no weight decay unless ``decay_flat`` is true.
     """
 
     rate: Required[Positive]
     num_layers: Required[PositiveInt]
     stage_wise: bool
+    decay_flat: bool
 
 
 class Paramwise:
@@ -74,21 +75,27 @@ class Paramwise:
     def __call__(self, model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return groups with ``params``, ``lr`` and ``weight_decay``, from the base rate and decay.
 
+        With ``layer_decay`` they also tell by ``backbone`` whether they are of a backbone (`TwoStageWarmupPolyLR`).
+
         Raises:
             ConfigError: When ``layer_decay`` is given and the backbone does not number its layers; when
                 ``custom_keys`` has rates and none of its keys occurs in a parameter's name.
         """
         self._check_unmatched([name for name, _ in model.named_parameters()])
-        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+        backbones = [f"{name}." for name, module in model.named_modules() if isinstance(module, Backbone)]
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             lr_mult, decay_mult = self._factors(name, parameter, model.get_submodule(name.rpartition(".")[0]))
             if self.layer_decay:
                 lr_mult *= _layer_factor(name, model, self.layer_decay)
-                decay_mult *= parameter.ndim > 1
-            key = (lr * lr_mult, weight_decay * decay_mult)
+                decay_mult *= parameter.ndim > 1 or self.layer_decay.get("decay_flat", False)
+            of_backbone = self.layer_decay is not None and name.startswith(tuple(backbones))
+            key = (lr * lr_mult, weight_decay * decay_mult, of_backbone)
             group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
+            if self.layer_decay:
+                group["backbone"] = of_backbone
             group["params"].append(parameter)
         return list(groups.values())
 

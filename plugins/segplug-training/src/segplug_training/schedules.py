@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import MinLen
 from typing_extensions import Unpack
@@ -13,6 +13,9 @@ from typing_extensions import Unpack
 from segkernel.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.schedules import Schedule, ScheduleArguments
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 class PolyLR(Schedule):
@@ -58,6 +61,49 @@ class PolyLRRatio(PolyLR):
         if self.eta_min_ratio is not None:
             self.eta_min = base * self.eta_min_ratio
         return super().rate(lr, base, i)
+
+
+class TwoStageWarmupPolyLR(Schedule):
+    """Linear warm-up of the head, then of the backbone, and for both a decay to 0 as (1 - i / length) ** power.
+
+    The backbone's rate is 0 until the head is warmed up. Your ViT is Secretly an Image Segmentation Model (EoMT),
+    Kerssies et al., 2025. Parameter groups tell by ``backbone`` what they are: `Paramwise` with ``layer_decay`` does.
+
+    Args:
+        warmup: Iterations, or epochs, of the head's and of the backbone's warm-up.
+        power: Exponent of the decay; 1 is linear.
+
+    Raises:
+        UsageError: No parameter group is a backbone's.
+    """
+
+    conformance: ClassVar = {"warmup": (1, 2)}
+    conformance_exceptions: ClassVar = {"rates": "its optimiser has no group of a backbone"}
+
+    def __init__(
+        self,
+        warmup: tuple[NonNegativeInt, NonNegativeInt] = (500, 1000),
+        power: NonNegative = 0.9,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.warmup, self.power = (warmup[0], warmup[1]), power
+
+    def step(self, optimizer: Optimizer, iteration: int) -> None:
+        if not any(group.get("backbone") for group in optimizer.param_groups):
+            hint = "set optim.paramwise.layer_decay (rate: 1.0 changes no rate)"
+            raise UsageError(f"TwoStageWarmupPolyLR: no parameter group is a backbone's: {hint}")
+        super().step(optimizer, iteration)
+
+    def update(self, group: dict[str, Any], i: int) -> None:
+        head, backbone = self.warmup
+        begin, warmup = (head, backbone) if group["backbone"] else (0, head)
+        length = self.length + 1 - begin - warmup
+        if i < begin + warmup:
+            share = max(i - begin, 0) / warmup
+        else:
+            share = max(1 - (i - begin - warmup) / max(length, 1), 0.0) ** self.power
+        group["lr"] = group["initial_lr"] * share
 
 
 class LinearLR(Schedule):
