@@ -58,6 +58,7 @@ FAMILIES: dict[str, Representative] = {
     "bisenetv2": Representative("bisenetv2_fcn"),
     "ccnet": Representative("ccnet_r50-d8", R18_LAST),
     "cgnet": Representative("cgnet_fcn"),
+    "cgrseg": Representative("cgrseg-t"),
     "convnext": Representative(
         "convnext-tiny_upernet", ("model.backbone.arch={depths: [1,1,2,1], channels: [96,192,384,768]}", *THIN)
     ),
@@ -68,6 +69,9 @@ FAMILIES: dict[str, Representative] = {
     "dmnet": Representative("dmnet_r50-d8", R18_LAST),
     "dnlnet": Representative("dnl_r50-d8", R18_LAST),
     "dpt": Representative("dpt_vit-b16", (*SHALLOW_VIT, *THIN)),
+    "edgenext": Representative("fpn_edgenext-xxs"),
+    "efficientformer_v2": Representative("fpn_efficientformerv2-s0"),
+    "efficientvit": Representative("efficientvit-seg-b0"),
     "emanet": Representative("emanet_r50-d8", R18_LAST),
     "encnet": Representative("encnet_r50-d8", (*R18_AUXILIARY, *THIN, "model.decode_head.in_channels=[128,256,512]")),
     "eomt": Representative(
@@ -89,6 +93,7 @@ FAMILIES: dict[str, Representative] = {
         ),
     ),
     "fastscnn": Representative("fast_scnn"),
+    "fastvit": Representative("fpn_fastvit-t8"),
     "fcn": Representative("fcn_r18-d8"),
     "gcnet": Representative("gcnet_r50-d8", R18_LAST),
     "hrnet": Representative("fcn_hr18s"),
@@ -113,6 +118,8 @@ FAMILIES: dict[str, Representative] = {
     ),
     "mobilenet_v2": Representative("mobilenet-v2-d8_fcn"),
     "mobilenet_v3": Representative("mobilenet-v3-d8-s_lraspp", size=(192, 192)),
+    "mobilenet_v4": Representative("fpn_mobilenetv4-conv-s"),
+    "mobileone": Representative("fpn_mobileone-s0"),
     "nonlocal_net": Representative("nonlocal_r50-d8", R18_LAST),
     "ocrnet": Representative("ocrnet_hr18s"),
     "oneformer": Representative(
@@ -130,6 +137,7 @@ FAMILIES: dict[str, Representative] = {
     "poolformer": Representative("fpn_poolformer_s12"),
     "psanet": Representative("psanet_r50-d8", R18_LAST),
     "pspnet": Representative("pspnet_r18-d8"),
+    "repvit": Representative("fpn_repvit-m0.9"),
     "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50", *THIN)),
     "san": Representative("san-vit-b16_coco-stuff164k", SHALLOW_SAN, classes=SAN_WORDS),
     "sctnet": Representative("sctnet-s"),
@@ -139,12 +147,14 @@ FAMILIES: dict[str, Representative] = {
     "segnext": Representative("segnext_mscan-t", ("model.backbone.depths=[1,1,2,1]",)),
     "sem_fpn": Representative("fpn_r50", R18_FPN),
     "setr": Representative("setr_vit-l_naive", SHALLOW_VIT),
+    "starnet": Representative("fpn_starnet-s1"),
     "stdc": Representative("stdc1"),
     "swin": Representative("swin-tiny-patch4-window7-in1k-pre_upernet", ("model.backbone.depths=[2,2,2,2]", *THIN)),
     "pp_mobileseg": Representative("pp-mobileseg-t", size=(128, 128)),
     "pp_liteseg": Representative("pp-liteseg-t"),
     "topformer": Representative("topformer-t"),
     "twins": Representative("twins_pcpvt-s_uperhead", ("model.backbone.depths=[1,1,2,1]", *THIN)),
+    "umixformer": Representative("umixformer_mit-b0"),
     "unet": Representative(
         "unet-s5-d16_fcn",
         ("model.backbone.base_channels=16", "model.decode_head.in_channels=16", "model.auxiliary_head.in_channels=32"),

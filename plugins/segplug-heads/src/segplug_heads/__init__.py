@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
     from segplug_heads.heads.nl_head import NLHead as NLHead
     from segplug_heads.heads.ocr_head import OCRHead as OCRHead
+    from segplug_heads.heads.offset_learning import LightHamOffsetLearningHead as LightHamOffsetLearningHead
+    from segplug_heads.heads.offset_learning import SegformerOffsetLearningHead as SegformerOffsetLearningHead
     from segplug_heads.heads.oneformer_head import OneFormerHead as OneFormerHead
     from segplug_heads.heads.pid_head import PIDHead as PIDHead
     from segplug_heads.heads.point_head import PointHead as PointHead
@@ -183,6 +185,7 @@ _HOMES = {
     "KernelUpdator": ".parts.kernel_update",
     "LRASPPHead": ".heads.lraspp_head",
     "LightHamHead": ".heads.ham_head",
+    "LightHamOffsetLearningHead": ".heads.offset_learning",
     "LovaszLoss": ".losses.lovasz_loss",
     "MLANeck": ".necks.mla_neck",
     "MSDeformAttnPixelDecoder": ".parts.pixel_decoder",
@@ -220,6 +223,7 @@ _HOMES = {
     "STDCHead": ".heads.stdc_head",
     "SeaFormerHead": ".heads.seaformer_head",
     "SegformerHead": ".heads.segformer_head",
+    "SegformerOffsetLearningHead": ".heads.offset_learning",
     "SegmenterMaskTransformerHead": ".heads.segmenter_mask_head",
     "SiLogLoss": ".losses.silog_loss",
     "SiamEncoderDecoder": ".segmentors.siam_encoder_decoder",
