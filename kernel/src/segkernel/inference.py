@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from segkernel.annotations import Positive
 from segkernel.config.sections import TTA, PaddingConfig, Side, TestConfig, as_pair, check_views
@@ -26,6 +27,12 @@ from segkernel.sample import Batch, Prediction, Size, Targets
 
 Predict = Callable[[Tensor], dict[str, Any]]
 """Normalised images (N, C, H, W) to the raw values of each output (see `segkernel.interfaces.model.Output`)."""
+
+
+IMAGE_SIZES = WeakTensorKeyDictionary()
+"""For images (N, C, H, W) that are being predicted, by the tensor itself: for each image, height and width without
+padding, and those before it was resized. A model that needs them looks them up; views of test-time augmentation have
+none."""
 
 
 class Preprocessor(nn.Module):
@@ -194,6 +201,7 @@ def predict_batch(
         UsageError: As `infer`.
     """
     test_cfg, originals = test_cfg or {"mode": "whole"}, batch.original_sizes or batch.sizes
+    IMAGE_SIZES[images] = list(zip(batch.sizes, originals))
     if tta is None and not probabilities:
         strips, sizes = _strips(predict, images, outputs, test_cfg), list(zip(batch.sizes, originals))
         if resized := {*batch.sizes, *originals} != {_size_of(images)}:  # pixels are interpolated from two strips

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -16,12 +17,14 @@ from reference_models import of_detectron
 from torch import Tensor
 from torch.nn.functional import pad
 
+from segkernel import Predictor
 from segplug_instances.box_head import Samples
 from segplug_instances.boxes import clip
 from segplug_instances.ground_truth import GroundTruth
 from segplug_instances.keypoint_maps import decode_keypoints
 from segplug_instances.paste import paste
 from segplug_instances.rcnn import RCNN
+from segplug_instances.transforms import DetectionResize
 from segplug_instances.weight_formats.detectron import DetectronBlobs, DetectronPyTorch
 
 MEANS = (102.9801, 115.9465, 122.7717)
@@ -48,6 +51,28 @@ def test_stages_are_those_of_detectron(golden: Any, name: str) -> None:
     rows = [(stage, golden.error(_numpy(got), reference)) for stage, got, reference in case.stages()]
     assert [row for row in rows if not row[1] <= case.tolerance] == []
     assert case.masks_differ() <= 1e-3
+
+
+def test_a_predictor_finds_what_detectron_does(golden: Any) -> None:
+    case = Case(golden, "e2e_faster_rcnn_R-50-FPN_1x")
+    model, test = case.model, case.facts["config"]["overrides"]["TEST"]
+    rule = (test["SCALE"], test["MAX_SIZE"])
+    model.output = model.outputs["seg"] = replace(model.output, resize_rule=rule)
+    predictor = Predictor(
+        model,
+        classes=[str(number) for number in range(model.output.classes)],
+        preprocess={"mean": MEANS[::-1], "std": [1, 1, 1]},
+        transforms=[DetectionResize((rule[0],), rule[1], "detectron")],
+        optimize=False,
+    )
+    found = predictor(recorded_image(1234, case.original)[..., ::-1].copy())["seg"]
+    reference = torch.from_numpy(case.arrays["det_boxes"])
+    best = (
+        found["scores"].argsort(descending=True),
+        torch.from_numpy(case.arrays["det_scores"]).argsort(descending=True),
+    )
+    boxes, wanted = (each[order] for each, order in zip((found["boxes"], reference), best))
+    assert torch.allclose(boxes, wanted + torch.tensor([0, 0, 1, 1]), atol=5e-3)  # 0.3 if decoded in the resized image
 
 
 @pytest.mark.parametrize("name", marked(CONVERTED))
@@ -81,11 +106,11 @@ class Case:
         self.tolerance = 1e-3 if "101" in name else 1e-4
         self.model = of_detectron(name, self.facts["config"], self.limits, self.convention).eval()
         load_blobs(golden, self.model, self.facts["blobs"])
+        self.original = tuple(int(side) for side in re.findall(r"\((\d+),(\d+),3\)", str(self.facts.get("image")))[0])
 
     @torch.no_grad()
     def stages(self) -> Rows:
         model, scale = self.model, self.facts["im_scale"]
-        self.original = tuple(int(side) for side in re.findall(r"\((\d+),(\d+),3\)", self.facts["image"])[0])
         image = prepared(recorded_image(1234, self.original), scale)
         size = (image.shape[1], image.shape[2])
         self.features, padded = model.extract_features(image[None])

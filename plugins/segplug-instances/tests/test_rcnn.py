@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from segkernel import Predictor
 from segkernel.building import build, check
 from segkernel.errors import ConfigError, UsageError
-from segkernel.sample import Targets
+from segkernel.sample import Sample, Targets
 from segplug_instances.ground_truth import ground_truths
 from segplug_instances.rcnn import RCNN, image_sizes
+from segplug_instances.transforms import DetectionResize
 
 CONVENTIONS = ("torchvision", "detectron2", "detectron", "detectron_pytorch")
 PYRAMID: dict[str, Any] = {
@@ -178,6 +181,28 @@ def test_a_known_scale_is_taken_out_before_boxes_are_decoded() -> None:
         plain, scaled = (model.predict(images((64, 96)), scales=each)["seg"][0] for each in (None, [2.0]))
     assert not torch.equal(plain["boxes"], scaled["boxes"])  # a pixel is half as large
     assert (plain["boxes"] - scaled["boxes"]).abs().max() < 8
+
+
+@pytest.mark.parametrize("convention", ["detectron", "detectron2"])
+def test_inference_gives_the_sizes_that_boxes_are_decoded_with(convention: str) -> None:
+    output = {**PYRAMID["output"], "resize_rule": [48, 200]}
+    model = model_of(PYRAMID, convention=convention, output=output).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 75, 3), np.uint8)
+    pixels[-3:] = 0  # is not padding, though 0 after normalisation
+    transforms = [DetectionResize((48,), 200, convention)]
+    options = {"mean": [0.0] * 3, "std": [50.0] * 3, "test_cfg": {"size_divisor": 32}}
+    predictor = Predictor(model, classes=["a", "b", "c"], preprocess=options, transforms=transforms, optimize=False)
+    found = predictor(pixels)["seg"]["boxes"]
+
+    sample = transforms[0](Sample(image=pixels), np.random.default_rng(0)).carry_out()
+    assert sample.size == (48, 90)
+    resized = torch.zeros(1, 3, 64, 96)
+    resized[0, :, :48, :90] = torch.from_numpy(sample.image).movedim(2, 0) / 50
+    scales = [1.2] if convention == "detectron" else None
+    with torch.no_grad():
+        (wanted,) = model.predict(resized, [(48, 90)], scales)["seg"]
+    boxes = wanted["boxes"] / 1.2
+    assert torch.allclose(found, torch.cat([boxes[:, :2], boxes[:, 2:] + model.convention.edge], 1), atol=1e-3)
 
 
 def test_sizes_are_those_without_padding() -> None:

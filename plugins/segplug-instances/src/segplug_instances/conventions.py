@@ -28,6 +28,8 @@ class Convention:
             for side >= limit * scale of the image, ``original`` for the same in the image before resizing, with a limit
             of at least 1.
         centre_inside: Whether a proposal whose centre is outside the image is dropped.
+        original_boxes: Whether, in inference, boxes are decoded and compared in pixels of the image before it was
+            resized.
         proposals_in_padding: Whether, in inference, proposals may lie in the padding to a size that the network needs.
         limit_over_batch: Whether, in training with several levels, the limit of proposals after NMS is one for the
             whole batch that a device has at once, as in Detectron. Otherwise it is one for each image. Either way NMS
@@ -74,6 +76,7 @@ class Convention:
     anchor_strides: Literal["network", "image"]
     min_size: Literal["above", "from", "scaled", "original"]
     centre_inside: bool
+    original_boxes: bool
     proposals_in_padding: bool
     limit_over_batch: bool
     ground_truth_first: bool
@@ -112,6 +115,7 @@ DETECTRON = Convention(
     anchor_strides="network",
     min_size="original",
     centre_inside=True,
+    original_boxes=True,
     proposals_in_padding=True,
     limit_over_batch=True,
     ground_truth_first=True,
@@ -145,6 +149,7 @@ DETECTRON2 = Convention(
     anchor_strides="network",
     min_size="above",
     centre_inside=False,
+    original_boxes=False,
     proposals_in_padding=False,
     limit_over_batch=False,
     ground_truth_first=False,

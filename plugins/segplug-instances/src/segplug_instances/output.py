@@ -117,7 +117,7 @@ class Instances(Output):
         def resized(image: dict[str, Tensor]) -> dict[str, Tensor]:
             if "keypoint_maps" in image and not self.rules.late_keypoints:
                 image = self._with_keypoints(image)
-            factors = image["boxes"].new_tensor(self._factors(old, new))
+            factors = image["boxes"].new_tensor(self.factors(old, new))
             boxes = clip(image["boxes"] * torch.cat([factors, factors]), new, self.rules)
             image = {**image, "boxes": boxes, "size": torch.tensor(new)}
             return _with_points(image, lambda xy: xy * factors)
@@ -196,8 +196,8 @@ class Instances(Output):
 
         return results_of({name: value.cpu().numpy() for name, value in field.items()})
 
-    def _factors(self, old: Size, new: Size) -> tuple[float, float]:
-        """Return what x and y are multiplied by."""
+    def factors(self, old: Size, new: Size) -> tuple[float, float]:
+        """Return what x and y are multiplied by if images of size ``old`` get the size ``new``."""
         if self.resize_rule is not None:
             size, factor = resized(new, *self.resize_rule, DETECTRON)
             if tuple(old) == size:

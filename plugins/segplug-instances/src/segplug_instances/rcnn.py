@@ -20,6 +20,7 @@ import segkernel.weights
 from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, ExportError, Problem
 from segkernel.geometry import Size
+from segkernel.inference import IMAGE_SIZES
 from segkernel.interfaces.model import Backbone, Features, Neck, Segmentor, TestConfig
 from segkernel.interfaces.spec import Spec
 from segkernel.sample import Targets
@@ -138,20 +139,29 @@ class RCNN(Segmentor):
 
         Args:
             images: Normalised, (N, C, H, W).
-            sizes: Height and width of each image without padding; found from the padding for None.
+            sizes: Height and width of each image without padding; for None those that inference knows, or else found
+                from the padding.
             scales: Side of each image divided by that before it was resized. With these, boxes are decoded and
-                compared in pixels before, as Detectron does; the result is in pixels of ``images`` in any case.
+                compared in pixels before, as Detectron does; the result is in pixels of ``images`` in any case. For
+                None those that inference knows, if the convention says so.
         """
-        if sizes is None:
-            sizes = _whole_image(images) if is_exporting() else image_sizes(images)
+        originals: Sequence[Size | None] = [None] * len(images)
+        if is_exporting():
+            sizes = sizes or _whole_image(images)
+        elif sizes is None and (known := IMAGE_SIZES.get(images)):
+            sizes, resized_from = zip(*known)
+            if self.convention.original_boxes:
+                originals = resized_from
+                scales = scales or [1 / self.output.factors(*each)[1] for each in known]
+        sizes = sizes or image_sizes(images)
         features, padded = self.extract_features(images)
         proposals = self.rpn.propose(features, self._limits(sizes), padded, scales)
         if self.box_head is None:
             return {"seg": [_without_class(*each) for each in proposals]}
 
         found = self.box_head.predict(features, [boxes for boxes, _ in proposals], scales)
-        parts = zip(found, sizes, scales or [1.0] * len(sizes))
-        objects = [self._select(*each, size, scale) for each, size, scale in parts]
+        parts = zip(found, sizes, scales or [1.0] * len(sizes), originals)
+        objects = [self._select(*each, size, scale, before) for each, size, scale, before in parts]
         boxes, labels = [each["boxes"] for each in objects], [each["labels"] for each in objects]
         if self.mask_head is not None:
             masks = self.mask_head.predict(features, boxes, labels, self.box_head)
@@ -191,9 +201,12 @@ class RCNN(Segmentor):
             losses |= self.keypoint_head.loss(features, samples, truths)
         return losses
 
-    def _select(self, boxes: Tensor, scores: Tensor, size: Size, scale: float) -> dict[str, Tensor]:
+    def _select(
+        self, boxes: Tensor, scores: Tensor, size: Size, scale: float, original: Size | None
+    ) -> dict[str, Tensor]:
         """Return the objects of an image, from boxes (n, K, 4) that are divided by ``scale``."""
-        original = size if scale == 1 else (round(size[0] / scale), round(size[1] / scale))
+        if original is None:
+            original = size if scale == 1 else (round(size[0] / scale), round(size[1] / scale))
         boxes, scores, labels, _ = self.output.select(boxes, scores, original)
         return {"boxes": boxes * scale, "scores": scores, "labels": labels}
 
