@@ -120,25 +120,72 @@ def _page(title: str, command: str, entries: Iterable[Entry]) -> str:
     return f"# {title}\n\nWritten from the code; in a terminal: `{command}`.\n\n{sections}"
 
 
+ASSETS = ROOT / "docs" / "assets"
+
+
 def zoo_table() -> str:
     """Return the page with every published experiment; assets/zoo.js filters and sorts its table."""
-    assets = ROOT / "docs" / "assets"
-    costs, latencies = (json.loads((assets / f"zoo-{name}.json").read_text("utf-8")) for name in ("costs", "latency"))
-    measured = (ROOT / "docs" / "zoo.md").read_text("utf-8").partition("## Computational cost")[2]
-    families = dict(re.findall(r"^\| \w+ \| (\S+) \| [\d.]+ \| [\d.]+ \| (\d+) \|", measured, re.MULTILINE))
-    times = {**families, **latencies}
+    costs, times = json.loads((ASSETS / "zoo-costs.json").read_text("utf-8")), latencies()
     rows = []
-    for each in list_experiments([zoo for zoo in find_zoos() if zoo.name != "local_configs"]):
-        if each.family is None:
-            continue
+    for each in published():
         meta = each.meta()
         parameters, macs = costs.get(each.name, (None, None))
-        model = each.name.rsplit("_", 2)[0]
-        figures = [meta.get("mIoU"), meta.get("mIoU_multi"), parameters, macs, times.get(model), meta.get("memory")]
-        cells = [f"`{each.name}`", each.family.name, each.data or "", *figures]
-        rows.append([*("" if cell is None else str(cell) for cell in cells), str(meta.get("licence", ""))])
-    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (assets / "zoo-table.md.in").read_text("utf-8").replace("ROWS", body)
+        time = times.get(model_of(each))
+        figures = [meta.get("mIoU"), meta.get("mIoU_multi"), parameters, macs, time, meta.get("memory")]
+        rows.append([f"`{each.name}`", each.family.name, each.data or "", *figures, meta.get("licence", "")])
+    return (ASSETS / "zoo-table.md.in").read_text("utf-8").replace("ROWS", table_rows(rows))
+
+
+def choosing() -> str:
+    """Return the page on choosing a model: the best score for each time, and light models in several formats."""
+    times, scored = latencies(), [each for each in published() if "mIoU" in each.meta()]
+    fronts = ""
+    for title, data in {"ADE20K": "ade20k", "Cityscapes": "cityscapes"}.items():
+        measured = [
+            each for each in scored if (each.data or "").startswith(data) and times.get(model_of(each)) is not None
+        ]
+        rows, best = [], 0.0
+        for each in sorted(measured, key=lambda each: (float(times[model_of(each)]), -each.meta()["mIoU"])):
+            meta = each.meta()
+            if meta["mIoU"] > best:
+                best = meta["mIoU"]
+                rows.append([f"`{each.name}`", best, times[model_of(each)], meta.get("licence", "")])
+        head = "| experiment | mIoU | ms | licence of the weights |\n| --- | ---: | ---: | --- |"
+        fronts += f"### {title}\n\n{head}\n{table_rows(rows)}\n\n"
+    light = []
+    for model, found in json.loads((ASSETS / "mobile-latency.json").read_text("utf-8")).items():
+        scores = [
+            each.meta()["mIoU"] for each in scored if model_of(each) == model and (each.data or "").startswith("ade20k")
+        ]
+        light.append([f"`{model}`", max(scores, default=None), *(found[way] for way in LIGHT_WAYS)])
+    text = (ASSETS / "choosing.md.in").read_text("utf-8")
+    return text.replace("FRONTS", fronts.rstrip()).replace("LIGHT", table_rows(sorted(light, key=lambda row: row[-1])))
+
+
+LIGHT_WAYS = ("torch", "optimised", "onnx", "int8")
+
+
+def published() -> list[Any]:
+    """Return the packaged experiments of families."""
+    zoos = [zoo for zoo in find_zoos() if zoo.name != "local_configs"]
+    return [each for each in list_experiments(zoos) if each.family is not None]
+
+
+def model_of(experiment: Any) -> str:
+    """Return the name of an experiment's model, without schedule and data."""
+    return experiment.name.rsplit("_", 2)[0]
+
+
+def latencies() -> dict[str, Any]:
+    """Return the milliseconds of models, measured by tools/zoo_latency.py or, one of each family, in zoo.md."""
+    measured = (ROOT / "docs" / "zoo.md").read_text("utf-8").partition("## Computational cost")[2]
+    families = dict(re.findall(r"^\| \w+ \| (\S+) \| [\d.]+ \| [\d.]+ \| (\d+) \|", measured, re.MULTILINE))
+    return {**families, **json.loads((ASSETS / "zoo-latency.json").read_text("utf-8"))}
+
+
+def table_rows(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows of a Markdown table; None is an empty cell."""
+    return "\n".join(f"| {' | '.join('' if cell is None else str(cell) for cell in row)} |" for row in rows)
 
 
 def former_names_pages() -> dict[str, str]:

@@ -34,6 +34,18 @@ def test_each_message_on_a_former_name_is_on_the_page_that_it_names(monkeypatch:
     assert wrong == []
 
 
+def test_the_page_on_choosing_lists_no_beaten_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = import_site(monkeypatch).choosing()
+    for data in ("ADE20K", "Cityscapes"):
+        table = page.partition(f"### {data}\n")[2].partition("\n#")[0]
+        rows = [(float(score), float(ms)) for score, ms in re.findall(r"\| ([\d.]+) \| ([\d.]+) \|", table)]
+        assert len(rows) > 5
+        assert rows == sorted(rows)
+        assert [ms for _, ms in rows] == sorted(ms for _, ms in rows)
+    light = page.partition("## Light models")[2]
+    assert re.search(r"^\| `topformer-t` \| 34\.6 \| [\d.]+ \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", light, re.MULTILINE)
+
+
 def import_site(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the hooks of the site, a module outside all packages."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
