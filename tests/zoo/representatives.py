@@ -97,6 +97,9 @@ FAMILIES: dict[str, Representative] = {
     "fcn": Representative("fcn_r18-d8"),
     "gcnet": Representative("gcnet_r50-d8", R18_LAST),
     "hrnet": Representative("fcn_hr18s"),
+    "hiera": Representative(
+        "hiera-tiny_upernet", ("model.backbone.arch={embed_dims: 96, num_heads: 1, depths: [1,1,2,1]}", *THIN)
+    ),
     "icnet": Representative("icnet_r18-d8"),
     "isanet": Representative("isanet_r50-d8", R18_LAST),
     "knet": Representative(
@@ -153,6 +156,10 @@ FAMILIES: dict[str, Representative] = {
     "pp_mobileseg": Representative("pp-mobileseg-t", size=(128, 128)),
     "pp_liteseg": Representative("pp-liteseg-t"),
     "topformer": Representative("topformer-t"),
+    "swin_v2": Representative(
+        "swin-v2-tiny-window8_upernet",
+        ("model.backbone.arch={embed_dims: 96, depths: [2,2,2,2], num_heads: [3,6,12,24]}", *THIN),
+    ),
     "twins": Representative("twins_pcpvt-s_uperhead", ("model.backbone.depths=[1,1,2,1]", *THIN)),
     "umixformer": Representative("umixformer_mit-b0"),
     "unet": Representative(

@@ -227,3 +227,20 @@ def test_hiera_numbers_its_layers(parameter, layer, stage):
     backbone = Hiera({"embed_dims": 8, "num_heads": 1, "depths": (1, 1, 2, 1)}, img_size=64)
     assert backbone.layer_of(parameter, 12) == layer
     assert backbone.layer_of(parameter, 12, stage_wise=True) == stage
+
+
+@pytest.mark.parametrize(
+    ("parameter", "layer", "stage"),
+    [
+        ("patch_embed.projection.bias", 0, 0),
+        ("stages.0.blocks.1.norm1.bias", 2, 1),
+        ("stages.1.downsample.norm.bias", 3, 2),
+        ("stages.1.blocks.0.norm1.bias", 3, 2),
+        ("norm1.bias", None, None),
+    ],
+)
+def test_swin_v2_numbers_its_layers(parameter, layer, stage):
+    backbone = SwinTransformerV2({"embed_dims": 8, "depths": (2, 1), "num_heads": (1, 2)}, out_indices=(0, 1))
+    assert parameter in backbone.state_dict()
+    assert backbone.layer_of(parameter, 12) == layer
+    assert backbone.layer_of(parameter, 12, stage_wise=True) == stage

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -393,6 +393,17 @@ class SwinTransformerV2(Pretrained, FreezableBackbone):
                 # Each branch starts at zero, as in the authors' code.
                 for norm in (module.norm1, module.norm2):
                     nn.init.zeros_(norm.get_parameter("weight"))
+
+    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
+        """Return how deep a parameter is, see `Backbone.layer_of`; patch merging is as deep as the block after it."""
+        part, *names = parameter.split(".")
+        if part != "stages":
+            return 0 if part == "patch_embed" else None
+        stage = int(names[0])
+        if stage_wise:
+            return stage + 1
+        before = sum(len(cast(SwinStageV2, each).blocks) for each in self.stages[:stage])
+        return before + (int(names[2]) if names[1] == "blocks" else 0) + 1
 
     def frozen_modules(self) -> Sequence[nn.Module]:
         if self.frozen_stages < 0:
