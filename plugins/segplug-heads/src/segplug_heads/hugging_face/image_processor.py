@@ -24,13 +24,12 @@ RESCALE = 1 / 255
 
 PROCESSORS: dict[str, dict[str, Any]] = {
     "Segformer": {"size": {"height": 512, "width": 512}, "resample": BILINEAR, **IMAGENET},
-    "Beit": {"size": {"height": 256, "width": 256}, "resample": BICUBIC, **HALF},
+    "Beit": {"size": {"height": 224, "width": 224}, "resample": BICUBIC, **HALF},
     "DPT": {"size": {"height": 384, "width": 384}, "resample": BICUBIC, **HALF},
-    "MobileViT": {"size": {"shortest_edge": 224}, "resample": BILINEAR, "do_normalize": False,
+    "MobileViT": {"size": {"shortest_edge": 224}, "resample": BICUBIC, "do_normalize": False,
                   "do_flip_channel_order": True},
     "MobileNetV2": {"size": {"shortest_edge": 256}, "resample": BILINEAR, **HALF},
     "ViT": {"size": {"height": 224, "width": 224}, "resample": BILINEAR, **HALF},
-    "ConvNext": {"size": {"shortest_edge": 384}, "resample": BILINEAR, **IMAGENET},
     "Mask2Former": {"size": {"shortest_edge": 800, "longest_edge": 1333}, "size_divisor": 32, "resample": BILINEAR,
                     **IMAGENET},
     "OneFormer": {"size": {"shortest_edge": 800, "longest_edge": 1333}, "resample": BILINEAR, **IMAGENET},
