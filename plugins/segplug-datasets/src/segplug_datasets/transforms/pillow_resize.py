@@ -22,8 +22,8 @@ Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 class PillowResize:
     """Scale as Pillow does: when an image becomes smaller, a pixel averages all those that it covers.
 
-    The arithmetic is Pillow's. Columns are scaled before rows; where Pillow does it the other way round, for some sizes,
-    a result may differ by a grey level or two. One of ``size`` and ``shortest_edge`` is given.
+    The arithmetic is Pillow's. Columns are scaled before rows; where Pillow does it the other way round, for some
+    sizes, a result may differ by a grey level or two. One of ``size`` and ``shortest_edge`` is given.
 
     Args:
         size: (height, width) in pixels.
