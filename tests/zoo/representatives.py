@@ -123,6 +123,7 @@ FAMILIES: dict[str, Representative] = {
     "mobilenet_v3": Representative("mobilenet-v3-d8-s_lraspp", size=(192, 192)),
     "mobilenet_v4": Representative("fpn_mobilenetv4-conv-s"),
     "mobileone": Representative("fpn_mobileone-s0"),
+    "mobilevit": Representative("mobilevit-xxs_deeplabv3", THIN),
     "nonlocal_net": Representative("nonlocal_r50-d8", R18_LAST),
     "ocrnet": Representative("ocrnet_hr18s"),
     "oneformer": Representative(
