@@ -35,7 +35,7 @@ SHORT = ["schedule.iterations=2", "schedule.val_interval=2", "optim.batch_size=2
 SMALL = """
 model:
   backbone: {num_stages: 1, strides: [1], dilations: [1], out_indices: [0]}
-  decode_head: {in_channels: [32, 32], in_index: [0, 1], decode_channels: [32]}
+  decode_head: {in_channels: [32, 32], in_index: [0, 1], decoder_channels: [32]}
 """
 """Added to the config of `init` on a page that exports several times: the first stage of starter's model."""
 

@@ -163,7 +163,7 @@ def test_recomputing_changes_neither_gradients_nor_statistics(name):
     ("cls", "arguments", "message"),
     [
         (MobileNetV2, {"strides": (1, 2)}, "strides: .* needs 7 numbers"),
-        (MobileNetV2, {"out_indices": (7,)}, "out_indices: .* must name maps 0 to 6"),
+        (MobileNetV2, {"out_indices": (8,)}, "out_indices: .* must name maps 0 to 7"),
         (MobileNetV2, {"frozen_stages": 8}, "frozen_stages: 8 is not -1"),
         (MobileNetV3, {"arch": "smal"}, "did you mean 'small'"),
         (MobileNetV3, {"reduction_factor": 0}, "reduction_factor: 0 is not 1 or more"),

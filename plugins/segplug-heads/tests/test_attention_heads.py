@@ -11,7 +11,7 @@ from segkernel.sample import Targets
 from segplug_heads import JPU, EMAHead, EncHead, ISAHead, PSAHead
 from segplug_heads.heads.cc_head import CrissCrossAttention
 from segplug_heads.heads.dm_head import DCM, _depthwise_by_shifts
-from segplug_heads.heads.enc_head import Encoding, _classes_present
+from segplug_heads.heads.enc_head import Encoding, classes_present
 from segplug_heads.heads.psa_head import PSAMask
 
 ONE = {"in_channels": 6, "channels": 8, "num_classes": 3}
@@ -100,10 +100,10 @@ def test_encoding_is_a_softmax_over_distances_to_codewords() -> None:
     torch.testing.assert_close(module(x)[..., 0], (shares.unsqueeze(3) * residuals).sum(1))
 
 
-def test_classes_present_leave_out_ignored_labels() -> None:
+def testclasses_present_leave_out_ignored_labels() -> None:
     labels = torch.tensor([[[0, 2], [255, 2]], [[255, 255], [255, 255]]])
-    assert _classes_present(labels, 3, 255).tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert _classes_present(labels, 3, 2).tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert classes_present(labels, 3, 255).tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert classes_present(labels, 3, 2).tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN", "IN"])

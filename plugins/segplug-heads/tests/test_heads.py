@@ -16,7 +16,6 @@ from segplug_heads import (
     FCNHead,
     PSPHead,
     SegformerHead,
-    UNetHead,
 )
 
 BN = {"type": "BN"}
@@ -142,14 +141,3 @@ def test_segformer_head_chooses_several_maps_itself() -> None:
 def test_segformer_head_uses_the_given_interpolation(mode: str) -> None:
     head = SegformerHead(mode, in_channels=[8, 16], in_index=[0, 1], channels=4, num_classes=3)  # type: ignore[arg-type]
     assert head([torch.randn(1, 8, 6, 7), torch.randn(1, 16, 3, 4)]).shape == (1, 3, 6, 7)
-
-
-@pytest.mark.parametrize(
-    ("decode_channels", "size"), [(None, (24, 32)), ((16, 8), (12, 16)), ((9, 9, 8, 8, 8), (96, 128))]
-)
-def test_unet_doubles_the_resolution_with_every_block(decode_channels: tuple[int, ...] | None, size: tuple) -> None:
-    maps = [torch.rand(2, width, 12 // 2**i, 16 // 2**i) for i, width in enumerate((4, 6, 8))]
-    head = UNetHead(decode_channels, in_channels=[4, 6, 8], in_index=[0, 1, 2], **COMMON)
-    assert head(maps).shape == (2, 5, *size)
-    with pytest.raises(ConfigError, match="at least 2 blocks, the last of 8 channels"):
-        UNetHead([8], in_channels=[4, 6, 8], in_index=[0, 1, 2], **COMMON)

@@ -37,6 +37,9 @@ class Backbone(nn.Module):
     """Images (N, C, H, W) to feature maps, finest first.
 
     Map i is (N, channels[i], about H / strides[i], about W / strides[i]).
+
+    A class may have an attribute ``pyramid``: by depth, 3 to 5, the arguments with which it returns one map for each
+    of the strides 2, 4, ..., 2 ** depth that it has.
     """
 
     channels: tuple[int, ...]

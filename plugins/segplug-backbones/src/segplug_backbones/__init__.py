@@ -130,6 +130,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.hiera import TransformersHiera as TransformersHiera
     from segplug_backbones.weight_formats.hiera import TransformersSAM2Hiera as TransformersSAM2Hiera
     from segplug_backbones.weight_formats.hub import HuggingFaceHub as HuggingFaceHub
+    from segplug_backbones.weight_formats.inverted import EfficientNetPyTorch as EfficientNetPyTorch
     from segplug_backbones.weight_formats.inverted import TimmInvertedResiduals as TimmInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
     from segplug_backbones.weight_formats.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
@@ -194,6 +195,7 @@ _HOMES = {
     "EdgeNeXt": ".edgenext",
     "EfficientFormerV2": ".efficientformer_v2",
     "EfficientNet": ".efficientnet",
+    "EfficientNetPyTorch": ".weight_formats.inverted",
     "EfficientViT": ".efficientvit",
     "FastSCNN": ".fast_scnn",
     "FastViT": ".fastvit",

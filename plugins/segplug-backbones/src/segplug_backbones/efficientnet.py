@@ -26,7 +26,9 @@ from segkernel.nn import (
     kaiming_init,
     linear_drop_path_rates,
 )
+from segplug_backbones.dilation import dilate
 from segplug_backbones.inverted_residual import InvertedResidualV3
+from segplug_backbones.layers import AdaptivePaddingConv2d
 from segplug_backbones.squeeze import make_divisible
 
 
@@ -40,6 +42,7 @@ class Row(NamedTuple):
         expansion: Hidden channels as a multiple of the input channels.
         blocks: Number of blocks before depth scaling.
         kind: Inverted residuals with (``mbconv``) or without (``plain``) squeeze-and-excitation, or `EdgeResidual`.
+        new_stage: Whether a stage begins here; None for rows that have a stride.
     """
 
     kernel: int
@@ -48,6 +51,7 @@ class Row(NamedTuple):
     expansion: int
     blocks: int
     kind: Literal["mbconv", "plain", "edge"] = "mbconv"
+    new_stage: bool | None = None
 
 
 NORMAL = (
@@ -60,6 +64,14 @@ NORMAL = (
     Row(3, 320, 1, 6, 1),
 )
 """Table 1 of the paper."""
+# segmentation_models_pytorch takes the map of stride 16 two blocks earlier, and dilates from there on.
+SMP_B0 = (
+    *NORMAL[:4],
+    Row(5, 112, 1, 6, 1),
+    Row(5, 112, 1, 6, 2, new_stage=True),
+    Row(5, 192, 2, 6, 4, new_stage=False),
+    Row(3, 320, 1, 6, 1),
+)
 # EfficientNet-EdgeTPU (Gupta and Tan, 2019), not in the paper.
 EDGE = (
     Row(3, 24, 1, 3, 1, "edge"),
@@ -71,6 +83,7 @@ EDGE = (
 )
 ARCHS: dict[str, tuple[tuple[Row, ...], float, float]] = {
     "b0": (NORMAL, 1.0, 1.0),
+    "b0-smp": (SMP_B0, 1.0, 1.0),
     "b1": (NORMAL, 1.0, 1.1),
     "b2": (NORMAL, 1.1, 1.2),
     "b3": (NORMAL, 1.2, 1.4),
@@ -131,10 +144,11 @@ class EfficientNet(FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
-        arch: ``b0`` to ``b8``, ``l2``, ``es``, ``em`` or ``el``.
+        arch: ``b0`` to ``b8``, ``l2``, ``es``, ``em`` or ``el``; ``b0-smp`` is ``b0`` with the stages that
+            segmentation_models_pytorch has.
         drop_path_rate: Drop path rate of the last block; it rises linearly from 0 at the first one.
         out_indices: The layers to return: 0 the stem, 1 to 5 the stages, at strides 2, 4, 8, 16 and 32, 6 the last
-            convolution.
+            convolution, which is built only for 6.
         frozen_stages: 0 freezes nothing, n the first n layers.
         conv_cfg: Type of the convolutions; the default has TensorFlow's ``SAME`` padding.
         norm_cfg: Type of the norms and its arguments; the default eps is TensorFlow's, with which the published
@@ -143,16 +157,22 @@ class EfficientNet(FreezableBackbone):
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         in_channels: Channels of the image.
+        output_stride: Stride of the last stage; stages that would exceed it are dilated instead.
+        padding_size: Side in pixels of the images whose ``SAME`` padding is used for all sizes, as weights of
+            EfficientNet-PyTorch and segmentation_models_pytorch expect; None pads each size as TensorFlow does.
 
     Raises:
         ConfigError: When an argument is out of range.
     """
 
+    pyramid: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        depth: {"out_indices": (0, 2, 3, 4, 5)[:depth]} for depth in (3, 4, 5)
+    }
     conformance: ClassVar = ({"out_indices": (1, 2, 3, 4, 6)}, {"arch": "es", "out_indices": (2, 3, 4, 5, 6)})
 
     def __init__(
         self,
-        arch: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2", "es", "em", "el"] = "b0",
+        arch: Literal["b0", "b0-smp", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2", "es", "em", "el"] = "b0",
         drop_path_rate: Probability = 0.0,
         out_indices: Sequence[int] = (6,),
         frozen_stages: int = 0,
@@ -162,6 +182,8 @@ class EfficientNet(FreezableBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         in_channels: PositiveInt = 3,
+        output_stride: Literal[8, 16, 32] = 32,
+        padding_size: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if arch not in ARCHS:
@@ -180,25 +202,27 @@ class EfficientNet(FreezableBackbone):
             self.layers.append(nn.Sequential(*_blocks(stage, channels[-1], drop_path_rates, layers)))
             channels.append(stage[-1].channels)
             strides.append(strides[-1] * math.prod(row.stride for row in stage))
+            if strides[-1] > output_stride:
+                dilate(self.layers[-1], strides[-1] // output_stride)
+        if padding_size is not None:
+            _fix_padding(self, padding_size)
         last = make_divisible(1280 * width, 8)
-        self.layers.append(ConvModule(channels[-1], last, 1, **layers))
         self.channels = tuple([*channels, last][i] for i in self.out_indices)
-        self.strides = tuple([*strides, strides[-1]][i] for i in self.out_indices)
+        self.strides = tuple(min([*strides, strides[-1]][i], output_stride) for i in self.out_indices)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 kaiming_init(module)
+        if len(stages) + 1 in self.out_indices:  # without it, all other layers start from the same values
+            self.layers.append(ConvModule(channels[-1], last, 1, **layers))
         self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        stem, *stages, last = self.layers
-        x = stem(images)
-        outputs = [x]
-        for stage in stages:
-            for block in stage.children():
+        x, outputs = images, []
+        for layer in self.layers[: max(self.out_indices) + 1]:
+            for block in layer if isinstance(layer, nn.Sequential) else [layer]:
                 x = checkpoint_block(block, x, enabled=self.with_cp)
             outputs.append(x)
-        outputs.append(last(x))
         return tuple(outputs[i] for i in self.out_indices)
 
     def frozen_modules(self) -> list[nn.Module]:
@@ -211,10 +235,10 @@ def _scaled(row: Row, width: float, depth: float) -> Row:
 
 
 def _stages(rows: Sequence[Row]) -> list[list[Row]]:
-    """Group the rows into stages: each but the first one begins with a stride of 2."""
+    """Group the rows into stages: each but the first one begins with a stride of 2, or where a row says so."""
     stages: list[list[Row]] = []
     for i, row in enumerate(rows):
-        if i == 0 or row.stride == 2:
+        if i == 0 or (row.stride == 2 if row.new_stage is None else row.new_stage):
             stages.append([])
         stages[-1].append(row)
     return stages
@@ -262,3 +286,11 @@ def _block(row: Row, i: int, in_channels: int, drop_path_rate: float, layers: Ma
         drop_path_rate=drop_path_rate,
         **layers,
     )
+
+
+def _fix_padding(model: nn.Module, size: int) -> None:
+    """Let every convolution pad as for images of one size."""
+    for module in model.modules():
+        if isinstance(module, AdaptivePaddingConv2d) and module.kernel_size[0] > 1:
+            module.input_size = size
+            size = math.ceil(size / module.stride[0])

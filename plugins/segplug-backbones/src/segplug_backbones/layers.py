@@ -40,9 +40,12 @@ class AdaptivePaddingConv2d(nn.Conv2d):
         padding_mode: Literal["zeros"] = "zeros",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias, padding_mode)
+        self.input_size: int | None = None
+        """Side of the maps whose padding is used for all; a model may set it after construction."""
 
     def forward(self, x: Tensor) -> Tensor:
-        sides = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        size = x.shape[2:] if self.input_size is None else (self.input_size, self.input_size)
+        sides = zip(size, self.kernel_size, self.stride, self.dilation, strict=True)
         return super().forward(pad_both_sides(x, *(same_padding(*side) for side in sides)))
 
 

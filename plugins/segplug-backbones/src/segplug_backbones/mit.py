@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from segkernel.nn import (
     nlc_to_nchw,
 )
 from segplug_backbones.adapters import Adapter
+from segplug_backbones.dilation import dilate
 from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 from segplug_backbones.pretrained import Pretrained
@@ -116,6 +117,7 @@ class TransformerEncoderLayer(nn.Module):
         drop_path_rate: float,
         act_cfg: LayerConfig,
         norm_cfg: LayerConfig,
+        reduction_norm_cfg: LayerConfig,
         with_cp: bool,
     ) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class TransformerEncoderLayer(nn.Module):
             embed_dims,
             num_heads=num_heads,
             sr_ratio=sr_ratio,
-            norm_cfg=norm_cfg,
+            norm_cfg=reduction_norm_cfg,
             qkv_bias=qkv_bias,
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
@@ -166,6 +168,9 @@ class MixVisionTransformer(Pretrained, Backbone):
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
+        embed_norm_cfg: Type of the norms after patch embeddings and after the reduction of keys, for which the authors'
+            code has an eps of 1e-5; ``norm_cfg`` for None.
+        output_stride: Stride of the last stage; stages that would exceed it are dilated instead.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
@@ -197,6 +202,8 @@ class MixVisionTransformer(Pretrained, Backbone):
         with_cp: bool = False,
         pretrained: str | None = None,
         adapt: Adapter | None = None,
+        embed_norm_cfg: Mapping[str, Any] | None = None,
+        output_stride: Literal[8, 16, 32] = 32,
     ) -> None:
         super().__init__()
         self.pretrained, self.adapt = pretrained, adapt
@@ -218,7 +225,7 @@ class MixVisionTransformer(Pretrained, Backbone):
                 kernel_size=patch_sizes[i],
                 stride=strides[i],
                 padding=patch_sizes[i] // 2,  # patches overlap: K=7, S=4, P=3, then K=3, S=2, P=1
-                norm_cfg=norm_cfg,
+                norm_cfg=embed_norm_cfg or norm_cfg,
             )
             layers = [
                 TransformerEncoderLayer(
@@ -232,6 +239,7 @@ class MixVisionTransformer(Pretrained, Backbone):
                     drop_path_rate=next(drop_path_rates),
                     act_cfg=act_cfg,
                     norm_cfg=norm_cfg,
+                    reduction_norm_cfg=embed_norm_cfg or norm_cfg,
                     with_cp=with_cp,
                 )
                 for _ in range(num_layers[i])
@@ -240,7 +248,11 @@ class MixVisionTransformer(Pretrained, Backbone):
             self.layers.append(nn.ModuleList([embed, nn.ModuleList(layers), norm]))
         self.out_indices = check_out_indices(out_indices, num_stages)
         self.channels = tuple(widths[i] for i in self.out_indices)
-        self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
+        reductions = [math.prod(strides[: i + 1]) for i in range(num_stages)]
+        self.strides = tuple(min(reductions[i], output_stride) for i in self.out_indices)
+        for stage, stride in zip(self.layers, reductions, strict=True):
+            if stride > output_stride:
+                dilate(stage, stride // output_stride)
         self.apply(pvt_init)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

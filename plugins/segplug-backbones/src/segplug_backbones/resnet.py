@@ -20,6 +20,7 @@ from typing_extensions import Required, TypedDict, Unpack
 from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, build_norm, check_frozen_stages, check_out_indices, check_per_stage
+from segplug_backbones.dilation import dilate
 from segplug_backbones.factory import factory
 from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.residual import (
@@ -32,6 +33,7 @@ from segplug_backbones.residual import (
 )
 
 Depth = Literal[18, 34, 50, 101, 152]
+OutputStride = Literal[8, 16, 32]
 Block = type[BasicBlock] | type[Bottleneck]
 Variants = Mapping[int, tuple[Block, tuple[int, ...]]]
 NormConfig = Mapping[str, Any]
@@ -85,6 +87,7 @@ class ResNetArguments(TypedDict, total=False):
     stem_norm_cfg: NormConfig | None
     stage_norm_cfgs: Sequence[NormConfig | None] | None
     out_stem: bool
+    output_stride: OutputStride
 
 
 class PlainResNetArguments(ResNetArguments, total=False):
@@ -132,6 +135,8 @@ class ResNet(Pretrained, FreezableBackbone):
         stage_norm_cfgs: Norm of each stage; ``norm_cfg`` for None, alone or in the list.
         out_stem: Return the stem's map of stride 2 as well, before those of ``out_indices``, for decoders that restore
             fine detail.
+        output_stride: Stride of the last stage, for the default ``strides`` and ``dilations``: all convolutions of
+            stages that would exceed it are dilated, where ``dilations`` leaves out the second one of a basic block.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -141,6 +146,11 @@ class ResNet(Pretrained, FreezableBackbone):
     block_options: Mapping[str, Any] = {}
     """Further arguments of each bottleneck; a subclass sets it before this constructor runs."""
     fixed_arguments: ClassVar[frozenset[str]] = frozenset()
+    pyramid: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        5: {"out_stem": True},
+        4: {"out_stem": True, "num_stages": 3, "strides": (1, 2, 2), "dilations": (1,) * 3, "out_indices": (0, 1, 2)},
+        3: {"out_stem": True, "num_stages": 2, "strides": (1, 2), "dilations": (1,) * 2, "out_indices": (0, 1)},
+    }
     conformance: ClassVar[Any] = (
         {"depth": 18, "base_channels": 8, "stem_channels": 8},
         {"depth": 50, "base_channels": 8, "strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
@@ -174,10 +184,13 @@ class ResNet(Pretrained, FreezableBackbone):
         stem_norm_cfg: NormConfig | None = None,
         stage_norm_cfgs: Sequence[NormConfig | None] | None = None,
         out_stem: bool = False,
+        output_stride: OutputStride = 32,
     ) -> None:
         super().__init__()
         _check_network(depth, self.variants, num_stages, strides, dilations, style)
         block, num_blocks = self.variants[depth]
+        if output_stride < 32 and (avg_down or dcn or max(dilations) > 1):
+            raise ConfigError(Problem("is for networks without avg_down, dcn and dilations", "output_stride"))
         _check_extras(block, num_stages, conv_cfg, dcn, stage_with_dcn, plugins, stage_norm_cfgs)
         self.num_stages = num_stages
         self.out_indices = check_out_indices(out_indices, num_stages)
@@ -212,7 +225,11 @@ class ResNet(Pretrained, FreezableBackbone):
             stage_channels.append(base_channels * 2**i * block.expansion)
         self.out_stem = out_stem
         self.channels = (stem_channels,) * out_stem + tuple(stage_channels[i + 1] for i in self.out_indices)
-        self.strides = (2,) * out_stem + tuple(4 * math.prod(strides[: i + 1]) for i in self.out_indices)
+        reductions = [4 * math.prod(strides[: i + 1]) for i in range(num_stages)]
+        self.strides = (2,) * out_stem + tuple(min(reductions[i], output_stride) for i in self.out_indices)
+        for part, stride in zip(self.stages, reductions, strict=True):
+            if stride > output_stride:
+                dilate(part, stride // output_stride)
         if zero_init_residual:
             zero_last_norms(self)
         self.freeze_stages()

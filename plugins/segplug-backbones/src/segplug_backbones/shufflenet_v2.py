@@ -92,6 +92,7 @@ class ShuffleNetV2(FreezableBackbone):
         ConfigError: When an argument is out of range.
     """
 
+    pyramid: ClassVar[Mapping[int, Mapping[str, Any]]] = {depth: {"out_indices": (0, 1, 2)} for depth in (3, 4, 5)}
     conformance: ClassVar = {"widen_factor": 0.5, "out_indices": (0, 1, 2, 3)}
 
     def __init__(

@@ -42,11 +42,24 @@ class VGG(FreezableBackbone):
         ceil_mode: Pooling rounds odd sizes up.
         with_last_pool: Whether the last stage has a pooling.
         in_channels: Channels of the image.
+        skip_maps: The map of a stage is the one before its pooling, as decoders join them, at strides 1, 2, 4, 8 and
+            16. With the last pooling there is one more in ``out_indices``, its result.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
     """
 
+    pyramid: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        5: {"skip_maps": True, "out_indices": (1, 2, 3, 4, 5)},
+        4: {"skip_maps": True, "out_indices": (1, 2, 3, 4), "with_last_pool": False},
+        3: {
+            "skip_maps": True,
+            "out_indices": (1, 2, 3),
+            "with_last_pool": False,
+            "num_stages": 4,
+            "dilations": (1,) * 4,
+        },
+    }
     conformance: ClassVar = (
         {"depth": 11, "num_stages": 3, "dilations": (1, 1, 1), "out_indices": (0, 1, 2)},
         {"depth": 11, "norm_cfg": {"type": "BN"}, "with_last_pool": False, "ceil_mode": True},
@@ -67,10 +80,13 @@ class VGG(FreezableBackbone):
         ceil_mode: bool = False,
         with_last_pool: bool = True,
         in_channels: PositiveInt = 3,
+        skip_maps: bool = False,
     ) -> None:
         super().__init__()
         _check(depth, num_classes, num_stages, dilations)
-        self.out_indices = check_out_indices((4,) if out_indices is None else out_indices, num_stages)
+        self.skip_maps = skip_maps
+        maps = num_stages + (skip_maps and with_last_pool)
+        self.out_indices = check_out_indices((4,) if out_indices is None else out_indices, maps)
         self.frozen_stages, self.norm_eval = check_frozen_stages(frozen_stages, -1, num_stages), norm_eval
         layers: dict[str, Any] = {"bias": True, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.features = nn.Sequential()
@@ -87,7 +103,10 @@ class VGG(FreezableBackbone):
             self._ends.append(len(self.features))
         strides = [2 ** (i + 1) for i in range(num_stages)]
         strides[-1] //= 1 if with_last_pool else 2  # a stage halves the size only by the pooling at its end
-        self.channels = tuple(CHANNELS[i] for i in self.out_indices)
+        widths = CHANNELS[:num_stages]
+        if skip_maps:
+            widths, strides = (*widths, widths[-1]), [1, *strides][:maps]
+        self.channels = tuple(widths[i] for i in self.out_indices)
         self.strides = tuple(strides[i] for i in self.out_indices)
         self.freeze_stages()
 
@@ -95,8 +114,13 @@ class VGG(FreezableBackbone):
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x, outputs = images, []
         for start, end in zip((0, *self._ends), self._ends):
-            x = self.features[start:end](x)
-            outputs.append(x)
+            for layer in list(self.features)[start:end]:
+                if self.skip_maps and not isinstance(layer, ConvModule):
+                    outputs.append(x)
+                x = layer(x)
+            if not self.skip_maps:
+                outputs.append(x)
+        outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
 
     def frozen_modules(self) -> list[nn.Module]:

@@ -30,7 +30,7 @@ from segkernel.nn import (
     trunc_normal_init,
 )
 from segplug_backbones.adapters import Adapter
-from segplug_backbones.positions import interpolate_pos_embed
+from segplug_backbones.positions import interpolate_pos_embed, interpolate_positions
 from segplug_backbones.pretrained import Pretrained
 
 Grid = tuple[int, int]
@@ -72,6 +72,7 @@ class VisionTransformer(Pretrained, Backbone):
         frozen_exclude: Parameters whose name contains one of these train, all others are frozen; ``all`` freezes none.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
+        interpolate_antialias: Interpolate the position embeddings bicubically with antialiasing, as timm does.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -113,6 +114,7 @@ class VisionTransformer(Pretrained, Backbone):
         frozen_exclude: Sequence[str] = ("all",),
         pretrained: str | None = None,
         adapt: Adapter | None = None,
+        interpolate_antialias: bool = False,
     ) -> None:
         super().__init__()
         if output_cls_token and not with_cls_token:
@@ -122,6 +124,7 @@ class VisionTransformer(Pretrained, Backbone):
         self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
         self.interpolate_mode, self.pretrained = interpolate_mode, pretrained
         self.adapt = adapt
+        self.interpolate_antialias = interpolate_antialias
         self.patch_embed = PatchEmbed(
             in_channels,
             embed_dims,
@@ -166,7 +169,7 @@ class VisionTransformer(Pretrained, Backbone):
         """Return the maps (N, embed_dims, h, w), or with ``output_cls_token`` pairs of a map and a token."""
         tokens, size = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
-        tokens = self.drop_after_pos(tokens + resize_pos_embed(self.pos_embed, self.grid, size, self.interpolate_mode))
+        tokens = self.drop_after_pos(tokens + self._positions(size))
         if not self.with_cls_token:  # as in the reference, it is dropped only after the positions are added
             tokens = tokens[:, 1:]
         if self.ln_pre is not None:
@@ -180,6 +183,11 @@ class VisionTransformer(Pretrained, Backbone):
             if i in self.out_indices:
                 outputs.append(self._output(tokens, size))
         return tuple(outputs)
+
+    def _positions(self, size: Grid) -> Tensor:
+        if self.interpolate_antialias:
+            return interpolate_positions(self.pos_embed, self.grid, size, antialias=True)
+        return resize_pos_embed(self.pos_embed, self.grid, size, self.interpolate_mode)
 
     def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
         if stage_wise:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from segplug_heads.heads.cgrseg_head import CGRSegHead as CGRSegHead
     from segplug_heads.heads.da_head import DAHead as DAHead
     from segplug_heads.heads.ddr_head import DDRHead as DDRHead
+    from segplug_heads.heads.deeplab_head import DeepLabV3Head as DeepLabV3Head
+    from segplug_heads.heads.deeplab_head import DeepLabV3PlusHead as DeepLabV3PlusHead
     from segplug_heads.heads.dm_head import DMHead as DMHead
     from segplug_heads.heads.dnl_head import DNLHead as DNLHead
     from segplug_heads.heads.dpt_depth_head import DPTDepthHead as DPTDepthHead
@@ -36,9 +38,12 @@ if TYPE_CHECKING:
     from segplug_heads.heads.fpn_head import FPNHead as FPNHead
     from segplug_heads.heads.gc_head import GCHead as GCHead
     from segplug_heads.heads.ham_head import LightHamHead as LightHamHead
+    from segplug_heads.heads.image_class_head import ImageClassHead as ImageClassHead
     from segplug_heads.heads.isa_head import ISAHead as ISAHead
     from segplug_heads.heads.knet_head import IterativeDecodeHead as IterativeDecodeHead
+    from segplug_heads.heads.linknet_head import LinknetHead as LinknetHead
     from segplug_heads.heads.lraspp_head import LRASPPHead as LRASPPHead
+    from segplug_heads.heads.manet_head import MAnetHead as MAnetHead
     from segplug_heads.heads.mask2former_head import Mask2FormerHead as Mask2FormerHead
     from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
     from segplug_heads.heads.nl_head import NLHead as NLHead
@@ -46,11 +51,14 @@ if TYPE_CHECKING:
     from segplug_heads.heads.offset_learning import LightHamOffsetLearningHead as LightHamOffsetLearningHead
     from segplug_heads.heads.offset_learning import SegformerOffsetLearningHead as SegformerOffsetLearningHead
     from segplug_heads.heads.oneformer_head import OneFormerHead as OneFormerHead
+    from segplug_heads.heads.pan_head import PANHead as PANHead
+    from segplug_heads.heads.panoptic_fpn_head import PanopticFPNHead as PanopticFPNHead
     from segplug_heads.heads.pid_head import PIDHead as PIDHead
     from segplug_heads.heads.point_head import PointHead as PointHead
     from segplug_heads.heads.pp_liteseg_head import PPLiteSegHead as PPLiteSegHead
     from segplug_heads.heads.psa_head import PSAHead as PSAHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
+    from segplug_heads.heads.pspnet_head import PSPNetHead as PSPNetHead
     from segplug_heads.heads.san_head import SideAdapterCLIPHead as SideAdapterCLIPHead
     from segplug_heads.heads.sct_head import SCTHead as SCTHead
     from segplug_heads.heads.seaformer_head import SeaFormerHead as SeaFormerHead
@@ -64,6 +72,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.topformer_head import TopFormerHead as TopFormerHead
     from segplug_heads.heads.umixformer_head import UMixFormerHead as UMixFormerHead
     from segplug_heads.heads.unet_head import UNetHead as UNetHead
+    from segplug_heads.heads.unet_plus_plus_head import UNetPlusPlusHead as UNetPlusPlusHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
     from segplug_heads.hugging_face.source import HuggingFaceModels as HuggingFaceModels
@@ -115,6 +124,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.module_segmentor import ModuleSegmentor as ModuleSegmentor
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
+    from segplug_heads.segmentors.pyramid_encoder_decoder import PyramidEncoderDecoder as PyramidEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
     from segplug_heads.weight_formats.clip import CLIPSAN as CLIPSAN
     from segplug_heads.weight_formats.efficientvit import OfficialEfficientViTSeg as OfficialEfficientViTSeg
@@ -125,6 +135,7 @@ if TYPE_CHECKING:
     from segplug_heads.weight_formats.oneformer import OfficialOneFormer as OfficialOneFormer
     from segplug_heads.weight_formats.oneformer import TransformersOneFormer as TransformersOneFormer
     from segplug_heads.weight_formats.sam2 import SAM2Encoder as SAM2Encoder
+    from segplug_heads.weight_formats.smp import SMP as SMP
     from segplug_heads.weight_formats.transformers import TransformersDPT as TransformersDPT
     from segplug_heads.weight_formats.transformers import TransformersDeepLab as TransformersDeepLab
     from segplug_heads.weight_formats.transformers import TransformersUPerNet as TransformersUPerNet
@@ -150,6 +161,8 @@ _HOMES = {
     "DNLHead": ".heads.dnl_head",
     "DPTDepthHead": ".heads.dpt_depth_head",
     "DPTHead": ".heads.dpt_head",
+    "DeepLabV3Head": ".heads.deeplab_head",
+    "DeepLabV3PlusHead": ".heads.deeplab_head",
     "DepthEstimator": ".segmentors.depth_estimator",
     "DepthwiseSeparableASPPHead": ".heads.sep_aspp_head",
     "DepthwiseSeparableFCNHead": ".heads.sep_fcn_head",
@@ -177,6 +190,7 @@ _HOMES = {
     "HungarianAssigner": ".parts.matching",
     "ICNeck": ".necks.ic_neck",
     "ISAHead": ".heads.isa_head",
+    "ImageClassHead": ".heads.image_class_head",
     "IterativeDecodeHead": ".heads.knet_head",
     "JPU": ".necks.jpu",
     "JaccardLoss": ".losses.jaccard_loss",
@@ -186,7 +200,9 @@ _HOMES = {
     "LRASPPHead": ".heads.lraspp_head",
     "LightHamHead": ".heads.ham_head",
     "LightHamOffsetLearningHead": ".heads.offset_learning",
+    "LinknetHead": ".heads.linknet_head",
     "LovaszLoss": ".losses.lovasz_loss",
+    "MAnetHead": ".heads.manet_head",
     "MLANeck": ".necks.mla_neck",
     "MSDeformAttnPixelDecoder": ".parts.pixel_decoder",
     "Mask2FormerHead": ".heads.mask2former_head",
@@ -205,13 +221,17 @@ _HOMES = {
     "OfficialOneFormer": ".weight_formats.oneformer",
     "OhemCrossEntropy": ".losses.ohem_loss",
     "OneFormerHead": ".heads.oneformer_head",
+    "PANHead": ".heads.pan_head",
     "PIDHead": ".heads.pid_head",
     "PPLiteSegHead": ".heads.pp_liteseg_head",
     "PSAHead": ".heads.psa_head",
     "PSPHead": ".heads.psp_head",
+    "PSPNetHead": ".heads.pspnet_head",
+    "PanopticFPNHead": ".heads.panoptic_fpn_head",
     "PixelDecoder": ".parts.pixel_decoder",
     "PixelValues": ".outputs",
     "PointHead": ".heads.point_head",
+    "PyramidEncoderDecoder": ".segmentors.pyramid_encoder_decoder",
     "QueryCrossEntropyLoss": ".losses.query_losses",
     "QueryDiceLoss": ".losses.query_losses",
     "QueryFocalLoss": ".losses.query_losses",
@@ -220,6 +240,7 @@ _HOMES = {
     "SCTHead": ".heads.sct_head",
     "SETRMLAHead": ".heads.setr_mla_head",
     "SETRUPHead": ".heads.setr_up_head",
+    "SMP": ".weight_formats.smp",
     "STDCHead": ".heads.stdc_head",
     "SeaFormerHead": ".heads.seaformer_head",
     "SegformerHead": ".heads.segformer_head",
@@ -242,6 +263,7 @@ _HOMES = {
     "TverskyLoss": ".losses.tversky_loss",
     "UMixFormerHead": ".heads.umixformer_head",
     "UNetHead": ".heads.unet_head",
+    "UNetPlusPlusHead": ".heads.unet_plus_plus_head",
     "UPerHead": ".heads.uper_head",
     "VPDDepthHead": ".heads.vpd_depth_head",
     "WeightedSum": ".losses.weighted_sum",

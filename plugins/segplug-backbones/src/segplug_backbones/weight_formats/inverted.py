@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -107,7 +107,8 @@ class TorchvisionMobileNetV2(InvertedResiduals):
         return isinstance(module, MobileNetV2)
 
     def ends(self, module: nn.Module) -> Names:
-        return {"features.0.0": "conv1.conv", "features.0.1": "conv1.bn"}
+        names = {"features.0.0": "conv1.conv", "features.0.1": "conv1.bn"}
+        return names | {"features.18.0": "conv2.conv", "features.18.1": "conv2.bn"}
 
     def inside(self, module: nn.Module, layers: Collection[str]) -> Names:
         last = len({name.split(".")[0] for name in layers}) - 2  # the last convolution and its norm are separate
@@ -179,6 +180,29 @@ class TorchvisionInvertedResiduals(InvertedResiduals):
         return names
 
 
+class EfficientNetPyTorch(InvertedResiduals):
+    """The names of EfficientNet-PyTorch, which segmentation_models_pytorch uses: blocks counted through all stages.
+
+    Its models pad as TensorFlow does for images of one size: ``padding_size`` of our EfficientNet.
+    """
+
+    mark = r"^_blocks\.0\._depthwise_conv\.weight$"
+    block = r"^_blocks\.(\d+)\.(.+)$"
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, EfficientNet)
+
+    def ends(self, module: nn.Module) -> Names:
+        names = {"_conv_stem": "layers.0.conv", "_bn0": "layers.0.bn"}
+        return names | {"_conv_head": "layers.6.conv", "_bn1": "layers.6.bn"}
+
+    def inside(self, module: nn.Module, layers: Collection[str]) -> Names:
+        names = {"_se_reduce": "se.conv1.conv", "_se_expand": "se.conv2.conv"}
+        names |= {"_expand_conv": "expand_conv.conv", "_bn0": "expand_conv.bn"}
+        names |= {"_depthwise_conv": "depthwise_conv.conv", "_bn1": "depthwise_conv.bn"}
+        return names | {"_project_conv": "linear_conv.conv", "_bn2": "linear_conv.bn"}
+
+
 def _stem(module: nn.Module) -> str:
     return {MobileNetV2: "conv1", MobileNetV3: "layer0"}.get(type(module), "layers.0")
 
@@ -195,6 +219,10 @@ def _places(module: nn.Module, theirs: Collection[Place]) -> Mapping[Place, str]
         return dict(zip(theirs, ours))
     if isinstance(module, MobileNetV3):
         return {place: f"layer{i}" for i, place in enumerate(theirs, start=1)}
+    theirs = sorted(theirs)
+    if len(theirs[0]) == 1:  # counted through all stages
+        stages: Any = enumerate(module.layers[1:6], start=1)  # type: ignore[index]
+        return dict(zip(theirs, (f"layers.{i}.{block}" for i, stage in stages for block in range(len(stage)))))
     seen: Counter[int] = Counter()
     first, names = min(theirs)[0], {}
     for place in theirs:

@@ -31,21 +31,18 @@ class ReassembleBlocks(nn.Module):
         out_channels: Channels of each map of the pyramid, finest first.
         readout_type: Use of the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
             with every patch and ``project``.
+        feature_stride: 16 has the factors above; with 8 or 32, all are half or twice as large.
     """
 
-    def __init__(self, in_channels: int, out_channels: Sequence[int], readout_type: Readout) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: Sequence[int], readout_type: Readout, feature_stride: int = 16
+    ) -> None:
         super().__init__()
         self.readout_type = readout_type
         self.projects = nn.ModuleList(ConvModule(in_channels, width, 1, act_cfg=None) for width in out_channels)
-        # Resample_s of the paper's Reassemble operation: with patches of 16 pixels, strides of 4, 8, 16 and 32.
-        first, second, _, last = out_channels
+        # Resample_s of the paper's Reassemble operation, to strides of 4, 8, 16 and 32.
         self.resize_layers = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(first, first, 4, stride=4),
-                nn.ConvTranspose2d(second, second, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(last, last, 3, stride=2, padding=1),
-            ]
+            _resample(width, feature_stride, stride) for width, stride in zip(out_channels, (4, 8, 16, 32), strict=True)
         )
         if readout_type == "project":
             self.readout_projects = nn.ModuleList(
@@ -117,8 +114,8 @@ class FeatureFusion(nn.Module):
         self.res_conv_unit2 = ResidualUnit(channels, act_cfg, norm_cfg, bias)
 
     def forward(self, x: Tensor, finer: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
-        if self.res_conv_unit1 is not None and finer is not None:
-            x = x + self.res_conv_unit1(resize(finer, x.shape[2:]))
+        if self.res_conv_unit1 is not None:
+            x = self.res_conv_unit1(x) if finer is None else x + self.res_conv_unit1(resize(finer, x.shape[2:]))
         factor = 2 if size is None else None
         return self.project(resize(self.res_conv_unit2(x), size, factor, align_corners=True))
 
@@ -142,6 +139,9 @@ class DPTHead(DecodeHead):
         residual_bias: The convolutions of the residual units have a bias in place of norms, as in the authors' models
             without norms.
         upsample_logits: Double the size of the logits, with ``align_corners``, as the authors do.
+        feature_stride: The pyramid's maps have 4, 2, 1 and 1/2 times the size of maps of stride 16; half or twice as
+            much for 8 or 32.
+        refine_coarsest: A residual unit on the coarsest map before its fusion, as segmentation_models_pytorch has it.
 
     Raises:
         ConfigError: There are not four maps.
@@ -166,6 +166,8 @@ class DPTHead(DecodeHead):
         input_transform: InputTransform | None = None,
         residual_bias: bool = False,
         upsample_logits: bool = False,
+        feature_stride: Literal[8, 16, 32] = 16,
+        refine_coarsest: bool = False,
         **kwargs: Unpack[HeadArguments],
     ) -> None:
         super().__init__(
@@ -179,13 +181,16 @@ class DPTHead(DecodeHead):
             raise ConfigError(Problem(f"{len(post_process_channels)} numbers for four maps", "post_process_channels"))
         widths = [width * 2**i if expand_channels else width for i, width in enumerate(post_process_channels)]
         self.patch_size = patch_size
-        self.reassemble_blocks = ReassembleBlocks(embed_dims, widths, readout_type)
+        self.reassemble_blocks = ReassembleBlocks(embed_dims, widths, readout_type, feature_stride)
         self.convs = nn.ModuleList(
             ConvModule(width, self.channels, 3, padding=1, act_cfg=None, bias=False) for width in widths
         )
         residual_norm = None if residual_bias else norm_cfg
         self.fusion_blocks = nn.ModuleList(
-            FeatureFusion(self.channels, act_cfg, residual_norm, coarsest=i == 0, bias=residual_bias) for i in range(4)
+            FeatureFusion(
+                self.channels, act_cfg, residual_norm, coarsest=i == 0 and not refine_coarsest, bias=residual_bias
+            )
+            for i in range(4)
         )
         self.upsample_logits = upsample_logits
         self.project = ConvModule(self.channels, self.channels, 3, padding=1, norm_cfg=norm_cfg)
@@ -202,6 +207,16 @@ class DPTHead(DecodeHead):
     def forward(self, features: Features) -> Tensor:
         logits = super().forward(features)
         return resize(logits, scale_factor=2, align_corners=True) if self.upsample_logits else logits
+
+
+def _resample(channels: int, stride: int, new_stride: int) -> nn.Module:
+    """Return the layer that takes a map of one stride to another."""
+    if stride == new_stride:
+        return nn.Identity()
+    if stride > new_stride:
+        factor = stride // new_stride
+        return nn.ConvTranspose2d(channels, channels, factor, stride=factor)
+    return nn.Conv2d(channels, channels, 3, stride=new_stride // stride, padding=1)
 
 
 def _preactivated_conv(

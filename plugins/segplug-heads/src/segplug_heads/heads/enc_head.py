@@ -142,7 +142,7 @@ class EncHead(DecodeHead):
         logits = self.cls_seg(x)
         losses = self.loss_by_logits(logits, targets["seg"], targets.get("weight"))
         if self.use_se_loss:
-            present = _classes_present(targets["seg"], self.num_classes, self.ignore_index)
+            present = classes_present(targets["seg"], self.num_classes, self.ignore_index)
             losses["loss_se"] = self.loss_se_decode(self.se_layer(encoding), present)
         return logits, losses
 
@@ -171,7 +171,7 @@ def _squared_distances(pixels: Tensor, codewords: Tensor) -> Tensor:
     return pixels.square().sum(2, keepdim=True) - 2 * products + codewords.square().sum(1)
 
 
-def _classes_present(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+def classes_present(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Return (N, num_classes), 1 for classes in the label map (N, H, W) and 0 for others."""
     labels = labels.flatten(1).long()
     valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, build_upsample, resize
+from segkernel.nn import ConvModule, DecodeHead, LayerConfigs, MultiLevelHeadArguments, build_upsample, resize
 
 
 class FPNHead(DecodeHead):
@@ -42,7 +42,9 @@ class FPNHead(DecodeHead):
         if min(self.feature_strides) != self.feature_strides[0]:
             raise ConfigError(Problem(f"{list(feature_strides)}: the first is not the smallest", "feature_strides"))
         self.scale_heads = nn.ModuleList(
-            self._scale_head(width, stride)
+            upsampling_convs(
+                width, self.channels, stride // min(feature_strides), self.align_corners, **self.layer_cfgs
+            )
             for width, stride in zip(self.in_channels, self.feature_strides, strict=True)
         )
 
@@ -52,14 +54,16 @@ class FPNHead(DecodeHead):
             finest = finest + resize(x, finest.shape[2:], align_corners=self.align_corners)
         return self.cls_seg(finest)
 
-    def _scale_head(self, in_channels: int, stride: int) -> nn.Sequential:
-        """Return convolutions, each followed by a 2x upsampling except at the finest stride (figure 3 of the paper)."""
-        finest = self.feature_strides[0]
-        steps = int(math.log2(stride) - math.log2(finest))
-        layers: list[nn.Module] = []
-        for i in range(max(1, steps)):  # the finest map needs no upsampling, but a convolution all the same
-            width = self.channels if i else in_channels
-            layers.append(ConvModule(width, self.channels, 3, padding=1, **self.layer_cfgs))
-            if stride != finest:
-                layers.append(build_upsample({"type": "bilinear"}, scale_factor=2, align_corners=self.align_corners))
-        return nn.Sequential(*layers)
+
+def upsampling_convs(
+    in_channels: int, channels: int, factor: int, align_corners: bool, **layers: Unpack[LayerConfigs]
+) -> nn.Sequential:
+    """Return convolutions, each followed by a 2x upsampling, up to ``factor`` (figure 3 of the paper)."""
+    convs: list[nn.Module] = []
+    for i in range(
+        max(1, int(math.log2(factor)))
+    ):  # the finest map needs no upsampling, but a convolution all the same
+        convs.append(ConvModule(channels if i else in_channels, channels, 3, padding=1, **layers))
+        if factor > 1:
+            convs.append(build_upsample({"type": "bilinear"}, scale_factor=2, align_corners=align_corners))
+    return nn.Sequential(*convs)

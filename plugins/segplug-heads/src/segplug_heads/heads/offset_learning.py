@@ -12,11 +12,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Unpack
+from typing_extensions import Required, Unpack
 
-from segkernel.annotations import PositiveInt
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.nn import DecodeHead, MultiLevelHeadArguments, nchw_to_nlc, trunc_normal_init
 from segplug_heads.heads.ham_head import HamArguments, LightHamHead
+from segplug_heads.heads.pyramid_head import PyramidArguments
 from segplug_heads.heads.segformer_head import SegformerHead
 
 
@@ -62,9 +63,11 @@ class OffsetLearningClassifier(DecodeHead):
         return self.offset_learning(x)
 
 
-class SegformerArguments(MultiLevelHeadArguments, total=False):
+class SegformerArguments(PyramidArguments, total=False):
     """All arguments of `SegformerHead`."""
 
+    channels: Required[PositiveInt]
+    size_index: NonNegativeInt | None
     interpolate_mode: Literal["bilinear", "bicubic", "nearest"]
     linear_projection: bool
 

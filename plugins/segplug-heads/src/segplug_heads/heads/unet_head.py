@@ -9,69 +9,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.annotations import PositiveInt
-from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, resize
+from segplug_heads.heads.pyramid_head import InterpolateMode, PyramidArguments
+from segplug_heads.heads.skip_head import AttentionType, SkipBlock, SkipHead, TwoConvs
 
 
-class UNetHead(DecodeHead):
+class UNetHead(SkipHead):
     """Feature maps, finest first, each half the size of the one before -> logits (N, out_channels, h, w).
 
-    Each block doubles the resolution and concatenates the next finer map; blocks beyond the finest map only double it.
-    ``channels`` is the width of the last block.
-
     Args:
-        decode_channels: Output channels of each block, coarsest first; at least one for each map but the coarsest. None
-            is one block per map, as wide as ``channels`` in the last and twice as wide in each before.
-        interpolate_mode: Interpolation of the upsampling.
-
-    Raises:
-        ConfigError: When ``decode_channels`` are too few, or the last is not ``channels``.
+        attention_type: ``scse`` is channel and spatial attention before and after the convolutions of each block.
+        center_block: Two convolutions on the coarsest map, for backbones such as VGG that end with a pooling.
     """
 
-    fixed_arguments = frozenset({"input_transform"})
-    conformance: ClassVar = {
-        "in_channels": [8, 16, 24], "in_index": [0, 1, 2], "decode_channels": [16, 12, 8, 4], "channels": 4,
-        "num_classes": 4,
-    }  # fmt: skip
+    conformance: ClassVar = (
+        {"in_channels": [8, 16, 24], "in_index": [0, 1, 2], "decoder_channels": [16, 12, 8, 4], "num_classes": 4},
+        {
+            "in_channels": [8, 16, 24], "in_index": [0, 1, 2], "decoder_channels": [16, 12], "num_classes": 4,
+            "attention_type": "scse", "center_block": True, "norm_cfg": {"type": "BN"},
+        },
+    )  # fmt: skip
 
     def __init__(
         self,
-        decode_channels: Sequence[PositiveInt] | None = None,
-        interpolate_mode: Literal["nearest", "bilinear"] = "nearest",
-        **kwargs: Unpack[MultiLevelHeadArguments],
+        decoder_channels: Sequence[PositiveInt] | None = None,
+        interpolate_mode: InterpolateMode = "nearest",
+        attention_type: AttentionType | None = None,
+        center_block: bool = False,
+        **kwargs: Unpack[PyramidArguments],
     ) -> None:
-        super().__init__(input_transform="multiple_select", **kwargs)
+        super().__init__(decoder_channels, interpolate_mode, **kwargs)
         coarsest, *skips = self.in_channels[::-1]
-        if decode_channels is None:
-            decode_channels = [self.channels * 2**i for i in reversed(range(len(self.in_channels)))]
-        if len(decode_channels) < len(skips) or decode_channels[-1] != self.channels:
-            message = f"{list(decode_channels)}: at least {len(skips)} blocks, the last of {self.channels} channels"
-            raise ConfigError(Problem(message, "decode_channels"))
-        self.interpolate_mode = interpolate_mode
+        self.center = TwoConvs(coarsest, coarsest, **self.layer_cfgs) if center_block else None
         self.blocks = nn.ModuleList()
-        for width, skip in zip_longest(decode_channels, skips, fillvalue=0):
-            self.blocks.append(
-                nn.Sequential(
-                    ConvModule(coarsest + skip, width, 3, padding=1, **self.layer_cfgs),
-                    ConvModule(width, width, 3, padding=1, **self.layer_cfgs),
-                )
-            )
+        for width, skip in zip_longest(self.decoder_channels, skips, fillvalue=0):
+            self.blocks.append(SkipBlock(coarsest, skip, width, attention_type, **self.layer_cfgs))
             coarsest = width
-        # From the usual 0.01 all weights move alike in a short run: rare classes get no feature of their own.
-        self.conv_seg.reset_parameters()
 
     def forward_feature(self, features: Features) -> Tensor:
         x, *skips = self.select(features)[::-1]
+        x = x if self.center is None else self.center(x)
         for block, skip in zip_longest(self.blocks, skips):
-            size = (2 * x.shape[2], 2 * x.shape[3]) if skip is None else skip.shape[2:]
-            x = resize(x, size, mode=self.interpolate_mode, align_corners=self.align_corners)
-            x = block(x if skip is None else torch.cat([x, skip], 1))
+            x = block(self.enlarge(x, skip))
         return x

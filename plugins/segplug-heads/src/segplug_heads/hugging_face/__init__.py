@@ -1,4 +1,4 @@
-"""Models that transformers has saved: a folder with ``config.json``, weights and ``preprocessor_config.json``.
+"""Models that transformers or segmentation_models_pytorch has saved: a folder with ``config.json`` and weights.
 
     Predictor("path/to/folder")("photo.jpg").labels          # or "hf://nvidia/segformer-b0-finetuned-ade-512-512"
 
@@ -22,6 +22,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mobilevitv2": ("MobileViTV2ForSemanticSegmentation",),
     "oneformer": ("OneFormerForUniversalSegmentation",),
     "segformer": ("SegformerForSemanticSegmentation",),
+    "smp": (),
     "upernet": ("UperNetForSemanticSegmentation",),
 }
-"""By ``model_type``, which is also the name of its module: ``architectures`` with a head for dense prediction."""
+"""By ``model_type``, which is also the name of its module: ``architectures`` with a head for dense prediction; ``smp``
+is segmentation_models_pytorch, whose configs have the class of the model instead."""

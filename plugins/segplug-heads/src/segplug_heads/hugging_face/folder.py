@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 CONFIG, PROCESSOR, CARD = "config.json", "preprocessor_config.json", "README.md"
 SUFFIXES = (".safetensors", ".bin")
 NUM_CLASSES = "data.num_classes"
+CLASS = "_model_class"
+"""Key of the configs of segmentation_models_pytorch."""
 _MOST_BYTES = 20_000_000  # far above any config
 
 
@@ -45,13 +47,13 @@ class Folder:
 
     @property
     def model_type(self) -> str:
-        """The name of the family in transformers."""
-        return str(self.values["model_type"])
+        """The name of the family in transformers; ``smp`` for segmentation_models_pytorch."""
+        return "smp" if CLASS in self.values else str(self.values["model_type"])
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes, from ``id2label``; one that occurs twice has its number appended."""
-        count = self.values.get("num_labels", 2)
+        count = self.values.get("num_labels", max(2, self.values.get("classes", 1)))
         names = self.values.get("id2label") or {str(index): f"LABEL_{index}" for index in range(count)}
         classes: list[str] = []
         for index in sorted(names, key=int):
@@ -92,9 +94,13 @@ class Folder:
         place = str(self.path / CONFIG)
         self._check_family(place)
         try:
-            model = import_module(f"{__package__}.{self.model_type}").segmentor(self.values)
-            preprocess, transforms = preprocessing_of(self.processor, self.model_type)
-            data: dict[str, Any] = {"preprocess": preprocess, "eval_transforms": transforms}
+            family = import_module(f"{__package__}.{self.model_type}")
+            model = family.segmentor(self.values)
+            if self.model_type == "smp":  # which saves no image processor
+                data = family.data(self.values)
+            else:
+                preprocess, transforms = preprocessing_of(self.processor, self.model_type)
+                data = {"preprocess": preprocess, "eval_transforms": transforms}
             if NUM_CLASSES in str(model):  # depths have none
                 data = {"num_classes": len(self.classes), **data}
         except ConfigError as error:
@@ -124,9 +130,9 @@ class Folder:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder has the ``config.json`` of transformers."""
+    """Whether a folder has the ``config.json`` of transformers or segmentation_models_pytorch."""
     values = _read(path / CONFIG) if (path / CONFIG).is_file() else None
-    return values is not None and isinstance(values.get("model_type"), str)
+    return values is not None and (isinstance(values.get("model_type"), str) or CLASS in values)
 
 
 def read_folder(path: Path) -> Folder:
