@@ -49,6 +49,23 @@ class Representative:
     classes: tuple[str, ...] = ()
 
 
+PLAIN = "{embed_dims: 48, num_layers: 2, num_heads: 3, feedforward_channels: 96}"
+PLAIN_LINEAR = (
+    f"model.backbone.arch={PLAIN}",
+    "model.backbone.out_indices=[1]",
+    "model.backbone.frozen_stages=2",
+    "model.decode_head.in_channels=[48]",
+    "model.decode_head.channels=48",
+)
+PLAIN_UPERNET = (
+    f"model.backbone.arch={PLAIN}",
+    "model.backbone.out_indices=[0,1,1,1]",
+    "model.neck.embed_dim=48",
+    "model.decode_head.in_channels=[48,48,48,48]",
+    "model.decode_head.channels=32",
+    "model.auxiliary_head.in_channels=48",
+    "optim.paramwise.layer_decay.num_layers=2",
+)
 FAMILIES: dict[str, Representative] = {
     "afformer": Representative("afformer-t"),
     "ann": Representative("ann_r50-d8", (*R18_AUXILIARY, *THIN, "model.decode_head.in_channels=[256,512]")),
@@ -62,10 +79,21 @@ FAMILIES: dict[str, Representative] = {
     "convnext": Representative(
         "convnext-tiny_upernet", ("model.backbone.arch={depths: [1,1,2,1], channels: [96,192,384,768]}", *THIN)
     ),
+    "convnext_v2": Representative(
+        "convnextv2-tiny_upernet",
+        (
+            "model.backbone.arch=atto",
+            "model.decode_head.in_channels=[40,80,160,320]",
+            "model.auxiliary_head.in_channels=160",
+            *THIN,
+        ),
+    ),
     "danet": Representative("danet_r50-d8", R18_LAST),
     "ddrnet": Representative("ddrnet_23-slim_in1k-pre"),
     "deeplabv3": Representative("deeplabv3_r18-d8"),
     "deeplabv3plus": Representative("deeplabv3plus_r18-d8"),
+    "dinov2": Representative("dinov2-small_linear", PLAIN_LINEAR),
+    "dinov3": Representative("dinov3-small_linear", PLAIN_LINEAR),
     "dmnet": Representative("dmnet_r50-d8", R18_LAST),
     "dnlnet": Representative("dnl_r50-d8", R18_LAST),
     "dpt": Representative("dpt_vit-b16", (*SHALLOW_VIT, *THIN)),
@@ -82,6 +110,7 @@ FAMILIES: dict[str, Representative] = {
         ),
     ),
     "erfnet": Representative("erfnet_fcn"),
+    "eva02": Representative("eva02-base_upernet", PLAIN_UPERNET),
     "fastfcn": Representative(
         "fastfcn_r50-d32_jpu_psp",
         (

@@ -140,10 +140,14 @@ class TIMMBackbone(Backbone):
             images = F.pad(images, (0, right, 0, bottom))
         try:
             maps = self.timm_model(images)
-        except AssertionError as error:
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "must match the size" not in str(error):
+                raise
             height, width = images.shape[2:]
             message = f"timm's {self.model_name} refuses images of {height} x {width} pixels: {error}"
-            raise UsageError(f"{message}\n    give it images of one size, and that size as options.img_size") from error
+            hint = "give it images of one size, and that size as options.img_size; or of sides that are multiples of "
+            hint += f"{max(self.strides)}: data.preprocess.size_divisor"
+            raise UsageError(f"{message}\n    {hint}") from error
         return tuple(x.permute(0, 3, 1, 2).contiguous() if self._channels_last else x for x in maps)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.ann_head import ANNHead as ANNHead
     from segplug_heads.heads.apc_head import APCHead as APCHead
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
+    from segplug_heads.heads.bn_head import BNHead as BNHead
     from segplug_heads.heads.cc_head import CCHead as CCHead
     from segplug_heads.heads.cgrseg_head import CGRSegHead as CGRSegHead
     from segplug_heads.heads.da_head import DAHead as DAHead
@@ -146,6 +147,7 @@ _HOMES = {
     "ANNHead": ".heads.ann_head",
     "APCHead": ".heads.apc_head",
     "ASPPHead": ".heads.aspp_head",
+    "BNHead": ".heads.bn_head",
     "BoundaryLoss": ".losses.boundary_loss",
     "CCHead": ".heads.cc_head",
     "CGRSegHead": ".heads.cgrseg_head",
