@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -192,3 +193,70 @@ def test_traces_without_a_graph_break(build: Callable[..., Backbone]) -> None:
         for size in ((64, 64), (65, 97)):
             images = torch.rand(1, 3, *size)
             torch.testing.assert_close(compiled(images), backbone(images), rtol=1e-4, atol=1e-5)
+
+
+def official_repvit(key: str, depths: tuple[int, ...]) -> str:
+    """Return the authors' name: the stem, then all blocks, of which the strided ones start the stages."""
+    stage, _, rest = key.removeprefix("stages.").partition(".")
+    first = 1 + sum(depths[: int(stage)]) + 2 * int(stage) if key.startswith("stages.") else 0
+    names = {"stem.conv1.": "features.0.0.", "stem.conv2.": "features.0.2."}
+    names |= {
+        "downsample.pre_block.": f"features.{first - 2}.",
+        "downsample.spatial_downsample.": f"features.{first - 1}.token_mixer.0.",
+        "downsample.channel_downsample.": f"features.{first - 1}.token_mixer.2.",
+        "downsample.ffn.": f"features.{first - 1}.channel_mixer.m.",
+    }
+    names |= {f"blocks.{i}.": f"features.{first + i}." for i in range(max(depths))}
+    rest = rest if key.startswith("stages.") else key
+    old = next(name for name in names if rest.startswith(name))
+    rest = rest.removeprefix(old)
+    inner = {"token_mixer.": "token_mixer.0.", "se.": "token_mixer.1.", "channel_mixer.": "channel_mixer.m."}
+    for name, theirs in inner.items():
+        if rest.startswith(name):
+            rest = theirs + rest.removeprefix(name)
+    return (names[old] + rest).replace("mixer.m.conv1.", "mixer.m.0.").replace("mixer.m.conv2.", "mixer.m.2.")
+
+
+def replaced(key: str, *pairs: tuple[str, Any]) -> str:
+    for pattern, text in pairs:
+        key = re.sub(pattern, text, key)
+    return key
+
+
+BRANCHES = (
+    ("conv_kxk", "rbr_conv"), ("conv_scale", "rbr_scale"), (r"\.identity", ".rbr_skip"), (r"attn\.fc1", "se.reduce"),
+    (r"attn\.fc2", "se.expand"),
+)  # fmt: skip
+OFFICIAL: dict[str, Callable[[str], str]] = {
+    "repvit": lambda key: official_repvit(key, (1, 1, 2, 1)),
+    "repvit-first": lambda key: official_repvit(key, (1, 1, 1, 1)),
+    "mobileone": lambda key: replaced(
+        key, (r"^stem", "stage0"), (r"^stages\.(\d)", lambda found: f"stage{int(found[1]) + 1}"), *BRANCHES
+    ),
+    # One sequence: stage 0, downsampling, stage 1, ..., downsampling, position encoding, stage 3.
+    "fastvit": lambda key: replaced(
+        key,
+        (r"^stem", "patch_embed"), (r"^stages\.3\.blocks", "network.7"),
+        (r"^stages\.3\.pos_emb.pos_enc", "network.6.pe"),
+        (r"^stages\.(\d)\.blocks", lambda found: f"network.{2 * int(found[1])}"),
+        (r"^stages\.(\d)\.downsample", lambda found: f"network.{2 * int(found[1]) - 1}"),
+        *BRANCHES, ("large_conv", "lkb_origin"), (r"\.mlp\.", ".convffn."), (r"\.gamma$", ""),
+    ),
+    "edgenext": lambda key: replaced(
+        key,
+        (r"^stem", "downsample_layers.0"), (r"^stages\.(\d)\.downsample", r"downsample_layers.\1"),
+        (r"\.blocks\.", "."), (r"\.conv_dw\.", ".dwconv."), (r"\.mlp\.fc", ".pwconv"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_names_of_the_authors_are_converted(name: str) -> None:
+    backbone = SMALL[name]()
+    own = backbone.state_dict()
+    theirs = {OFFICIAL[name](key): value for key, value in own.items()}
+    assert len(theirs) == len(own)
+    converted = convert(backbone, theirs)
+    assert converted.format.startswith("Official")
+    assert {key: value for key, value in converted.weights.items() if own.get(key) is not value} == {}
+    assert converted.weights.keys() == own.keys()

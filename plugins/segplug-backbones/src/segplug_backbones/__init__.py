@@ -138,6 +138,10 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.mit import OfficialMiT as OfficialMiT
     from segplug_backbones.weight_formats.mit import OfficialSegFormer as OfficialSegFormer
     from segplug_backbones.weight_formats.mit import TransformersSegFormer as TransformersSegFormer
+    from segplug_backbones.weight_formats.mobile import OfficialEdgeNeXt as OfficialEdgeNeXt
+    from segplug_backbones.weight_formats.mobile import OfficialFastViT as OfficialFastViT
+    from segplug_backbones.weight_formats.mobile import OfficialMobileOne as OfficialMobileOne
+    from segplug_backbones.weight_formats.mobile import OfficialRepViT as OfficialRepViT
     from segplug_backbones.weight_formats.mobilevit import TransformersMobileViT as TransformersMobileViT
     from segplug_backbones.weight_formats.mscan import OfficialMSCAN as OfficialMSCAN
     from segplug_backbones.weight_formats.plain import TorchvisionShuffleNetV2 as TorchvisionShuffleNetV2
@@ -227,10 +231,14 @@ _HOMES = {
     "OfficialConvNeXt": ".weight_formats.convnext",
     "OfficialDINO": ".weight_formats.dino",
     "OfficialEVA02": ".weight_formats.eva02",
+    "OfficialEdgeNeXt": ".weight_formats.mobile",
     "OfficialEfficientFormer": ".weight_formats.efficientformer",
     "OfficialEfficientViT": ".weight_formats.efficientvit",
+    "OfficialFastViT": ".weight_formats.mobile",
     "OfficialMSCAN": ".weight_formats.mscan",
     "OfficialMiT": ".weight_formats.mit",
+    "OfficialMobileOne": ".weight_formats.mobile",
+    "OfficialRepViT": ".weight_formats.mobile",
     "OfficialSAM": ".weight_formats.vit_sam",
     "OfficialSAM2Hiera": ".weight_formats.hiera",
     "OfficialSCTNet": ".weight_formats.sctnet",
