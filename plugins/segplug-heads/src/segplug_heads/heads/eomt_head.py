@@ -147,7 +147,7 @@ class EoMTHead(PointQueryHead):
 
     def queries(self, state: EncoderState) -> tuple[list[Tensor], list[Tensor]]:  # type: ignore[override]
         """Return class logits (N, Q, K + 1) and mask logits (N, Q, h, w) before masked blocks and after the last."""
-        query = self.query_feat.weight.expand(len(state.tokens), -1, -1)
+        query = self.query_feat.weight.expand(state.tokens.shape[0], -1, -1)
         tokens = torch.cat([query, state.tokens], 1)
         predictions = []
         for i, block in enumerate(state.blocks):

@@ -191,14 +191,14 @@ class Mask2FormerHead(PointQueryHead):
 
     def initial_queries(self, mask_features: Tensor) -> Tensor:
         """Return the queries before the first layer, (N, Q, C)."""
-        return self.query_feat.weight.expand(len(mask_features), -1, -1)
+        return self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
 
     def decode(
         self, query: Tensor, mask_features: Tensor, memories: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return class logits and mask logits of the queries (N, Q, C) before the first layer and after each one."""
         memory, memory_pos, sizes = self._memory_inputs(memories)
-        query_pos = self.query_embed.weight.expand(len(mask_features), -1, -1)
+        query_pos = self.query_embed.weight.expand(mask_features.shape[0], -1, -1)
         predictions = [self._predict_queries(query, mask_features)]
         for i, layer in enumerate(self.transformer_decoder.layers):
             level = i % self.num_levels

@@ -94,7 +94,7 @@ class OneFormerHead(Mask2FormerHead):
             self.loss_contrastive = QueryTextContrast(contrastive_temperature, contrastive_weight)
 
     def initial_queries(self, mask_features: Tensor) -> Tensor:
-        batch = len(mask_features)
+        batch = mask_features.shape[0]
         # As published, the numbers of the tokens themselves, not embeddings of them, are what the perceptron takes.
         task = self.transformer_decoder.post_norm(self.task_mlp(self.task_tokens)).expand(batch, -1).unsqueeze(1)
         objects = task.expand(-1, self.num_queries - 1, -1)
