@@ -129,3 +129,16 @@ def test_a_block_is_an_example() -> None:
     x = torch.randn(1, 5, 8)
     mask = torch.eye(5, dtype=torch.bool).expand(1, 1, 5, 5)
     torch.testing.assert_close(ExampleBlock()(x, None, mask), 2 * x)  # each token attends to itself
+
+
+@torch.no_grad()
+def test_a_graph_takes_any_batch_and_size() -> None:
+    model, any_length = eomt().eval(), torch.export.Dim.DYNAMIC
+    graph = torch.export.export(
+        model,
+        (torch.randn(2, 3, 64, 96),),
+        dynamic_shapes=({0: any_length, 2: any_length, 3: any_length},),
+        strict=False,
+    )
+    images = torch.randn(3, 3, 50, 120)
+    torch.testing.assert_close(graph.module()(images), model(images))

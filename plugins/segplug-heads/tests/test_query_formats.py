@@ -11,8 +11,10 @@ import torch
 from segkernel import build
 from segkernel.interfaces.model import Segmentor
 from segkernel.weights import convert
+from segplug_heads.heads.eomt_head import EoMTHead
 from segplug_heads.heads.mask2former_head import Mask2FormerHead
 from segplug_heads.heads.oneformer_head import OneFormerHead, QueryTextContrast
+from segplug_heads.segmentors.eomt import EoMT, ToyViT
 
 AUTHORS = (
     (r"decode_head\.text_encoder\.(prompt_ctx|text_projector)", r"\1"),
@@ -90,6 +92,25 @@ def test_weights_of_the_authors(head: type[Mask2FormerHead], name: str) -> None:
     own = model.state_dict()
     assert found.weights.keys() == own.keys()
     assert all(torch.equal(value, own[key]) for key, value in found.weights.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "network."])
+def test_eomt_of_its_authors(prefix: str) -> None:
+    torch.manual_seed(0)
+    model = EoMT(ToyViT(), EoMTHead(16, num_classes=4, num_queries=6, num_blocks=2))
+    names = {"query_feat.": "q.", "cls_embed.": "class_head.", "mask_embed.": "mask_head."}
+    names["backbone."] = "encoder.backbone."
+    theirs = {"encoder.pixel_mean": torch.zeros(1, 3, 1, 1)}
+    for key, value in model.state_dict().items():
+        key = key.removeprefix("decode_head.")
+        for ours, authors in names.items():
+            key = authors + key.removeprefix(ours) if key.startswith(ours) else key
+        theirs[key] = value
+    assert {"q.weight", "upscale.0.conv1.weight", "attn_mask_probs", "encoder.backbone.cls_token"} <= theirs.keys()
+    found = convert(model, {prefix + key: value for key, value in theirs.items()})
+    assert found.format == "OfficialEoMT"
+    assert found.weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.weights.items())
 
 
 def test_a_model_for_inference_leaves_the_text_encoder_out() -> None:

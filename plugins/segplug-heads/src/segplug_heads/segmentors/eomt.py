@@ -101,7 +101,10 @@ class ToyViT(Backbone):
         padding = (0, -images.shape[3] % 16, 0, -images.shape[2] % 16)
         patches = self.patch_embed(nn.functional.pad(images, padding))
         tokens = patches.flatten(2).transpose(1, 2)
-        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1), (patches.shape[2], patches.shape[3])
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1), (
+            patches.shape[2],
+            patches.shape[3],
+        )
 
     def rotary(self, size: tuple[int, int]) -> None:
         """Return None: there are no rotary positions."""
