@@ -69,7 +69,10 @@ def level(processor: dict[str, Any]) -> float:
     ("name", "processor"),
     [
         ("segformer_b0_hf", SEGFORMER),
-        ("beit_tiny_semantic_hf", PROCESSORS["beit"] | {"size": {"height": 160, "width": 160}}),
+        (
+            "beit_tiny_semantic_hf",
+            PROCESSORS["beit"] | {"size": {"height": 96, "width": 128}},
+        ),  # not those of its biases
         ("mobilevit_xxs_deeplabv3_hf", PROCESSORS["mobilevit"]),
         ("mobilenetv2_100_deeplabv3_hf", PROCESSORS["mobilenet"]),
         ("dpt_small_semantic_hf", DPT | {"size": {"height": 128, "width": 128}}),

@@ -9,7 +9,7 @@ BEiT: BERT Pre-Training of Image Transformers, Bao et al., 2022 (https://arxiv.o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +62,20 @@ class BEiTAttention(nn.Module):
         window_size: Patches (h, w) that the biases are for; they are interpolated to other sizes.
         bias: Whether queries, keys and values have a bias; ``qv_bias``: queries and values only.
         attn_drop_rate: Dropout rate of the attention weights.
+        interpolate_mode: Interpolation of the biases.
     """
 
     def __init__(
-        self, embed_dims: int, num_heads: int, window_size: Grid, bias: bool | str, attn_drop_rate: float
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: Grid,
+        bias: bool | str,
+        attn_drop_rate: float,
+        interpolate_mode: str = "bicubic",
     ) -> None:
         super().__init__()
+        self.interpolate_mode = interpolate_mode
         self.num_heads, self.window_size, self.attn_drop_rate = num_heads, window_size, attn_drop_rate
         self.q_bias: nn.Parameter | None = None
         self.v_bias: nn.Parameter | None = None
@@ -112,7 +120,7 @@ class BEiTAttention(nn.Module):
     def _interpolate(self, table: Tensor, size: Grid) -> Tensor:
         (height, width), (h, w) = self.window_size, size
         offsets = table[:-TOKEN_ROWS].view(2 * height - 1, 2 * width - 1, -1).permute(2, 0, 1)
-        offsets = resize(offsets.unsqueeze(0), (2 * h - 1, 2 * w - 1), mode="bicubic")
+        offsets = resize(offsets.unsqueeze(0), (2 * h - 1, 2 * w - 1), mode=self.interpolate_mode)
         return torch.cat([offsets.flatten(2).squeeze(0).T, table[-TOKEN_ROWS:]])
 
 
@@ -136,11 +144,12 @@ class BEiTLayer(nn.Module):
         act_cfg: LayerConfig,
         norm_cfg: LayerConfig,
         init_values: float,
+        interpolate_mode: str,
     ) -> None:
         super().__init__()
         self.ln1 = build_norm(norm_cfg, embed_dims)[1]
         self.attn = BEiTAttention(
-            embed_dims, num_heads=num_heads, window_size=window_size, bias=bias, attn_drop_rate=attn_drop_rate
+            embed_dims, num_heads, window_size, bias, attn_drop_rate, interpolate_mode=interpolate_mode
         )
         self.ln2 = build_norm(norm_cfg, embed_dims)[1]
         self.ffn = FFN(embed_dims, feedforward_channels, num_fcs=num_fcs, act_cfg=act_cfg, add_identity=False)
@@ -179,6 +188,7 @@ class BEiT(Pretrained, Backbone):
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
         init_values: Initial layer scale.
+        interpolate_mode: Interpolation of the position biases; transformers' is bilinear.
         adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
@@ -210,6 +220,7 @@ class BEiT(Pretrained, Backbone):
         norm_eval: bool = False,
         pretrained: str | None = None,
         init_values: NonNegative = 0.1,
+        interpolate_mode: Literal["bilinear", "bicubic"] = "bicubic",
         adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
@@ -233,6 +244,7 @@ class BEiT(Pretrained, Backbone):
                 act_cfg=act_cfg,
                 norm_cfg=norm_cfg,
                 init_values=init_values,
+                interpolate_mode=interpolate_mode,
             )
             for rate in linear_drop_path_rates(drop_path_rate, num_layers)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class MAEArguments(TypedDict, total=False):
     norm_eval: bool
     pretrained: str | None
     init_values: NonNegative
+    interpolate_mode: Literal["bilinear", "bicubic"]
     adapt: Adapter | None
 
 

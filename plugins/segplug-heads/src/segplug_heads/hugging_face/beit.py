@@ -72,6 +72,7 @@ def segmentor(config: Mapping[str, Any]) -> dict[str, Any]:
             "norm_cfg": {"type": "LN", "eps": config["layer_norm_eps"]},
             "act_cfg": activation(config),
             "init_values": config["layer_scale_init_value"],
+            "interpolate_mode": "bilinear",
         },
         "neck": {"type": "Feature2Pyramid", "embed_dim": width},
         **upernet_heads(config, [width] * 4, config["semantic_loss_ignore_index"]),

@@ -1,10 +1,14 @@
-"""DPT for classes or depths. Images of any size will do here; transformers takes square ones."""
+"""DPT for classes or depths, on its own vision transformer or on DINOv2.
+
+Images of any size will do here; transformers takes square ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from segplug_heads.hugging_face.depth_anything import dinov2
 from segplug_heads.hugging_face.values import activation, only, unsupported
 
 DEFAULTS: dict[str, Any] = {
@@ -39,22 +43,27 @@ DEPTH = "DPTForDepthEstimation"
 def segmentor(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model of a ``DPTConfig``."""
     config = DEFAULTS | dict(config)
-    only(config, is_hybrid=False, backbone_config=None, head_in_index=-1, reassemble_factors=[4, 2, 1, 0.5])
+    only(config, is_hybrid=False, head_in_index=-1, reassemble_factors=[4, 2, 1, 0.5])
     bias, has_norm = config["use_bias_in_fusion_residual"], config["use_batch_norm_in_fusion_residual"]
     if bias is not None and bias == has_norm:
         raise unsupported("use_bias_in_fusion_residual", bias, f"{not has_norm} is")
-    if len(config["backbone_out_indices"]) != 4:
-        raise unsupported("backbone_out_indices", config["backbone_out_indices"], "four layers are needed")
-    is_depth = DEPTH in (config.get("architectures") or ())
-    head = _depth_head(config) if is_depth else _class_head(config)
-    model = {"type": "DepthEstimator" if is_depth else "EncoderDecoder", "backbone": _backbone(config)}
-    return model | {"decode_head": head} | ({} if is_depth else {"direct_resize": True})
+    if config["backbone_config"]:
+        backbone = dinov2(config["backbone_config"]) | {"output_cls_token": True}
+        width = backbone["arch"]["embed_dims"]
+    else:
+        backbone, width = _backbone(config), config["hidden_size"]
+    if DEPTH in (config.get("architectures") or ()):
+        return {"type": "DepthEstimator", "backbone": backbone, "decode_head": _depth_head(config, width)}
+    head = _class_head(config, width)
+    return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, "direct_resize": True}
 
 
 def _backbone(config: Mapping[str, Any]) -> dict[str, Any]:
     width, ratio = config["hidden_size"], config["intermediate_size"] / config["hidden_size"]
     if ratio != int(ratio):
         raise unsupported("intermediate_size", config["intermediate_size"], f"multiples of {width} are")
+    if len(config["backbone_out_indices"]) != 4:
+        raise unsupported("backbone_out_indices", config["backbone_out_indices"], "four layers are needed")
     return {
         "type": "VisionTransformer",
         "img_size": config["image_size"],
@@ -76,14 +85,14 @@ def _backbone(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _class_head(config: Mapping[str, Any]) -> dict[str, Any]:
+def _class_head(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     return {
         "type": "DPTHead",
-        "in_channels": [config["hidden_size"]] * 4,
+        "in_channels": [width] * 4,
         "in_index": [0, 1, 2, 3],
         "input_transform": "multiple_select",
         "channels": config["fusion_hidden_size"],
-        "embed_dims": config["hidden_size"],
+        "embed_dims": width,
         "post_process_channels": config["neck_hidden_sizes"],
         "readout_type": config["readout_type"],
         "residual_bias": not config["use_batch_norm_in_fusion_residual"],
@@ -95,11 +104,11 @@ def _class_head(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _depth_head(config: Mapping[str, Any]) -> dict[str, Any]:
+def _depth_head(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     has_norm = config["use_batch_norm_in_fusion_residual"]
     return {
         "type": "DPTDepthHead",
-        "in_channels": config["hidden_size"],
+        "in_channels": width,
         "channels": config["fusion_hidden_size"],
         "post_process_channels": config["neck_hidden_sizes"],
         "readout_type": config["readout_type"],
