@@ -155,6 +155,7 @@ FAMILIES: dict[str, Representative] = {
     "mobilevit": Representative("mobilevit-xxs_deeplabv3", THIN),
     "nonlocal_net": Representative("nonlocal_r50-d8", R18_LAST),
     "ocrnet": Representative("ocrnet_hr18s"),
+    "offset_learning": Representative("segformer-offset_mit-b0"),
     "oneformer": Representative(
         "oneformer_swin-t",
         (

@@ -9,6 +9,14 @@ from segkernel.config import load_config
 from segkernel.loading import make_model
 
 MILLIONS = {
+    "cgrseg-t_4xb4-160k_ade20k-512x512": 9,
+    "cgrseg-l_4xb4-160k_ade20k-512x512": 36,
+    "efficientvit-seg-b1_8xb2-160k_cityscapes-1024x1024": 5,
+    "efficientvit-seg-b2_8xb2-160k_ade20k-512x512": 15,
+    "efficientvit-seg-b3_8xb2-160k_cityscapes-1024x1024": 40,
+    "efficientvit-seg-l1_8xb2-160k_ade20k-512x512": 40,
+    "efficientvit-seg-l2_8xb2-160k_cityscapes-1024x1024": 53,
+    "efficientvit-seg-l2_8xb2-160k_ade20k-512x512": 51,
     "eomt-s_dinov2_4xb4-31e_ade20k-512x512": 24,
     "eomt-b_dinov2_4xb4-31e_ade20k-512x512": 93,
     "eomt-l_dinov2_4xb4-31e_ade20k-512x512": 316,
