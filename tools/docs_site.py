@@ -159,7 +159,7 @@ def choosing() -> str:
         ]
         light.append([f"`{model}`", max(scores, default=None), *(found[way] for way in LIGHT_WAYS)])
     text = (ASSETS / "choosing.md.in").read_text("utf-8")
-    return text.replace("FRONTS", fronts.rstrip()).replace("LIGHT", table_rows(sorted(light, key=lambda row: row[-1])))
+    return text.replace("FRONTS", fronts.rstrip()).replace("LIGHT", table_rows(sorted(light, key=lambda row: row[-2])))
 
 
 LIGHT_WAYS = ("torch", "optimised", "onnx", "int8")

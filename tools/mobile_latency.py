@@ -6,7 +6,7 @@
 One image of 512 x 512 pixels and 150 classes, one thread, random weights; CPU time, so that other processes change the
 result little: the median of ten passes. ``torch`` is the plain forward pass in float32, ``optimised`` the same after
 `segplug_deploy.optimize_for_inference`, ``onnx`` and ``int8`` are files in onnxruntime, the latter quantised with
-images of StreetScenes.
+images of StreetScenes. int8 is missing where random weights give infinite activations.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MODELS = (
     "topformer-t", "umixformer_mit-b0",
 )  # fmt: skip
 SIZE, PASSES, CALIBRATION = 512, 10, 8
-Latency = dict[str, float]
+Latency = dict[str, float | None]
 
 
 def measured(call: Callable[[], Any]) -> float:
@@ -60,13 +60,16 @@ def latency(model_name: str) -> Latency:
     model = make_model(config, pretrained=False).eval()
     image = torch.rand(1, 3, SIZE, SIZE)
     with torch.inference_mode():
-        found = {"torch": measured(lambda: model(image))}
+        found: Latency = {"torch": measured(lambda: model(image))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(model, (image,), path, dynamo=True, external_data=False, verbose=False)
         found["onnx"] = measured(runner(path, image.numpy()))
-        to_int8(path, calibration())
-        found["int8"] = measured(runner(path, image.numpy()))
+        try:
+            to_int8(path, calibration())
+            found["int8"] = measured(runner(path, image.numpy()))
+        except AssertionError:  # onnxruntime, when random weights give infinite activations
+            found["int8"] = None
     optimised = optimize_for_inference(model)
     with torch.inference_mode():
         found["optimised"] = measured(lambda: optimised(image))
