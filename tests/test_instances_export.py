@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +26,9 @@ pytest.importorskip("segplug_deploy", reason="needs segplug-deploy")
 from segplug_deploy import ONNXExporter
 from segplug_deploy.evidence import draw_pairs, evidence_for
 from segplug_instances import RCNN, RPN, Anchors, MaskHead, MLPBoxHead, RoIPooler
+
+SHOWN = 0.3
+"""Score from which pictures show an object."""
 
 
 class Strided(Backbone):
@@ -84,7 +89,7 @@ def test_a_batch_is_refused_with_what_to_set(model: RCNN, tmp_path: Path) -> Non
         ONNXExporter().export(model, tmp_path / "model.onnx", torch.randn(1, 3, 64, 96))
 
 
-def test_objects_are_answered_in_every_format(model: RCNN) -> None:
+def test_objects_are_answered_in_every_format(model: RCNN, monkeypatch: pytest.MonkeyPatch) -> None:
     testclient = pytest.importorskip("starlette.testclient", reason="needs segplug-deploy[serve]")
     from pycocotools import mask as coco
 
@@ -92,12 +97,14 @@ def test_objects_are_answered_in_every_format(model: RCNN) -> None:
     from segplug_deploy.serve.models import ServedModel
 
     known = {"classes": ["a", "b", "c"], "preprocess": {"mean": [0.0] * 3, "std": [255.0] * 3}}
+    monkeypatch.setattr(model, "outputs", {"seg": replace(model.output, shown_score=SHOWN)})
     predictor = Predictor(model, **known)
     pixels = np.random.default_rng(1).integers(0, 256, (77, 51, 3), np.uint8)
     expected = predictor(pixels)["seg"]
     body = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
     with testclient.TestClient(create_app({"toy": ServedModel("toy", predictor)})) as server:
-        assert server.get("/models").json()["models"][0]["task"] == "objects"
+        about = server.get("/models").json()["models"][0]
+        assert (about["task"], about["shown_score"], len(about["skeleton"])) == ("objects", SHOWN, 19)
         found = server.post("/models/toy/predict?format=rle", content=body).json()
         polygons = server.post("/models/toy/predict?format=polygons", content=body).json()["objects"]
         plain = server.post("/models/toy/predict?format=json", content=body).json()["objects"]
@@ -110,6 +117,8 @@ def test_objects_are_answered_in_every_format(model: RCNN) -> None:
     assert np.array_equal(masks, expected["masks"][order].numpy())
     assert [each["geometry"]["type"] for each in polygons] == ["MultiPolygon"] * len(masks)
     assert plain == [{name: value for name, value in each.items() if name != "rle"} for each in found["objects"]]
-    labels = np.array(Image.open(BytesIO(png)))
-    best = np.where(masks.any(0), expected["labels"][order].numpy()[masks.argmax(0)], 255)
-    assert np.array_equal(labels, best)
+    image, shown = Image.open(BytesIO(png)), (expected["scores"][order] >= SHOWN).numpy()
+    assert 0 < shown.sum() < len(shown)
+    best = np.where(masks[shown].any(0), expected["labels"][order].numpy()[masks[shown].argmax(0)], 255)
+    assert np.array_equal(np.array(image), best)
+    assert json.loads(image.text["objects"]) == plain

@@ -30,11 +30,12 @@ class Output(ABC):
     methods only.
 
     An output other than a map has a method ``draw(image, field, classes, palette, opacity)`` for pictures, which
-    returns a copy of an image (H, W, 3) uint8 RGB with a decoded field, or the `Targets` of the image, drawn over it;
-    ``classes`` are names, ``palette`` is one RGB colour per class. One whose fields list objects may have a method
-    ``results(field)``: an entry of a COCO result file for each, with the number of its class as ``category_id``. If raw
-    values are not one tensor, exporters need the methods ``pack(raw)``, which returns tensors (N, ...) by name, and its
-    inverse ``unpack(tensors)``.
+    returns a copy of an image (H, W, 3) uint8 RGB with a decoded field, or the `Targets` of the image, drawn over
+    it; ``classes`` are names, ``palette`` is one RGB colour per class. One whose fields list objects may have a
+    method ``results(field)``: an entry of a COCO result file for each, with the number of its class as
+    ``category_id``, and the attributes ``shown_score``, the score from which pictures show an object, and
+    ``connections``, the pairs of its keypoints that they connect. If raw values are not one tensor, exporters need
+    the methods ``pack(raw)``, which returns tensors (N, ...) by name, and its inverse ``unpack(tensors)``.
     """
 
     classes: int

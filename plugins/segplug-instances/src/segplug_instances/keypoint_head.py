@@ -90,5 +90,6 @@ class KeypointHead(nn.Module):
 
     def _keypoints(self, truth: GroundTruth, index: Tensor) -> Tensor:
         if truth.keypoints is None:
-            raise UsageError("a keypoint head trains on keypoints; the targets lack 'keypoints'")
+            hint = "take a data set of them, such as CocoKeypointDataset, or leave keypoint_head out"
+            raise UsageError(f"a keypoint head trains on keypoints; the targets lack 'keypoints': {hint}")
         return truth.keypoints[truth.objects[index]]

@@ -116,5 +116,6 @@ class MaskHead(nn.Module):
 
     def _targets(self, truth: GroundTruth, boxes: Tensor, index: Tensor, side: int) -> Tensor:
         if truth.masks is None:
-            raise UsageError("a mask head trains on masks; the targets lack 'instances'")
+            hint = "set instances: polygons in the data set, or leave mask_head out"
+            raise UsageError(f"a mask head trains on masks; the targets lack 'instances': {hint}")
         return mask_targets(truth.masks, boxes, truth.objects[index], side, self.convention, truth.size)

@@ -96,6 +96,11 @@ class Instances(Output):
         """The convention's rules."""
         return convention_of(self.convention)
 
+    @property
+    def connections(self) -> tuple[Points, ...]:
+        """Points that pictures connect."""
+        return self.skeleton if self.skeleton is not None else PERSON_SKELETON
+
     def select(self, boxes: Tensor, scores: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the objects of an image: boxes (n, 4), scores (n,), labels (n,), and their rows in ``boxes`` (n,).
 
@@ -184,11 +189,10 @@ class Instances(Output):
     ) -> np.ndarray:
         """Return an image (H, W, 3) uint8 RGB with the objects of a decoded field, or of `Targets`, drawn over it."""
         height, width = image.shape[:2]
-        skeleton = self.skeleton if self.skeleton is not None else PERSON_SKELETON
         objects = pictures.objects_of(field, (height, width)).above(self.shown_score)
         if objects.scores is not None and objects.keypoints is not None:
             objects.keypoints[..., 2] -= _LEAST_SHOWN[self.rules.keypoint_score]
-        return pictures.draw(image, objects, classes, opacity, skeleton)
+        return pictures.draw(image, objects, classes, opacity, self.connections)
 
     def results(self, field: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         """Return the objects of a decoded field as entries of a COCO result file, with the classes' numbers."""

@@ -134,7 +134,8 @@ def require_same_kinds(first: Sample, other: Sample, names: Iterable[str]) -> No
     path = other.meta.get("path")
     if other.image.shape[2:] != first.image.shape[2:] or other.image.dtype != first.image.dtype:
         here, there = ((sample.image.shape[2:], str(sample.image.dtype)) for sample in (first, other))
-        raise DataError(f"images of {there} cannot be mixed into one of {here} (channels, type)", path)
+        message = f"images of {there} cannot be mixed into one of {here} (channels, type)"
+        raise DataError(f"{message}\n    put transforms that change the type, such as DetectionResize, after it", path)
     for name in names:
         if name not in other:
             message = f"it has no field {name!r} to mix: put the transform that makes that field after the mixing one"

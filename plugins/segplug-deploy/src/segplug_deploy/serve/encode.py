@@ -28,17 +28,26 @@ MOST_RINGS = 100_000
 PNG_TYPE, JSON_TYPE = "image/png", "application/json"
 
 
-def png(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> bytes:
+def png(labels: np.ndarray, palette: Sequence[Sequence[int]], text: str = "") -> bytes:
     """Return a PNG whose values are the class ids (H, W) uint8, shown in the colours of the palette.
 
-    It has eight bits, one ``IDAT`` chunk and no row filters, so that a few lines decode it.
+    It has eight bits, one ``IDAT`` chunk and no row filters, so that a few lines decode it. ``text``, in ASCII, goes
+    into a ``tEXt`` chunk with the keyword ``objects``.
     """
     height, width = labels.shape
     rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter, 0 for none
     rows[:, 1:] = labels
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     colors, body = np.asarray(palette, np.uint8).tobytes(), zlib.compress(rows.tobytes(), 1)
-    parts = {b"IHDR": header, b"PLTE": colors, b"IDAT": body, b"IEND": b""}
+    parts = {
+        b"IHDR": header,
+        b"PLTE": colors,
+        b"tEXt": b"objects\0" + text.encode("ascii"),
+        b"IDAT": body,
+        b"IEND": b"",
+    }
+    if not text:
+        del parts[b"tEXt"]
     return PNG + b"".join(_chunk(name, data) for name, data in parts.items())
 
 
@@ -170,7 +179,8 @@ def encode(labels: Answer, kind: str, model: str, known: Labels) -> tuple[bytes,
     if not isinstance(labels, np.ndarray):
         if kind == "png":
             palette = [*known.palette, *[(0, 0, 0)] * (IGNORE + 1 - len(known.palette))]
-            return png(class_map(labels), palette), PNG_TYPE
+            text = json.dumps(described(labels, known)["objects"], separators=(",", ":"))
+            return png(class_map(labels), palette, text), PNG_TYPE
         return _json(model, labels["size"].tolist(), OBJECT_FORMATS[kind](labels, known)), JSON_TYPE
     values = labels.dtype.kind == "f"
     if values and kind not in ("png", "json"):

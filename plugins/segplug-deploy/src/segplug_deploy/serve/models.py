@@ -74,7 +74,7 @@ class ServedModel:
 
     def __init__(self, name: str, predictor: Predictor) -> None:
         self.name, self._predictor = name, predictor
-        output = predictor.model.outputs["seg"]
+        output = self._output = predictor.model.outputs["seg"]
         self.task = _task(output)
         """That of `Labels`, ``values`` or ``objects``."""
         if not self.task:
@@ -127,7 +127,8 @@ class ServedModel:
     def _answer(self, sample: Sample, prediction: Prediction) -> Answer:
         if self.task == "objects":
             field = {name: values.numpy() for name, values in prediction["seg"].items()}
-            return {**field, "size": np.array(sample.original_size or sample.size)}
+            shown = field["scores"] >= getattr(self._output, "shown_score", 0.0)
+            return {**field, "shown": shown, "size": np.array(sample.original_size or sample.size)}
         dtype = np.float32 if self.task == "values" else np.uint8
         return prediction.labels.numpy().astype(dtype, copy=False)
 
@@ -142,7 +143,10 @@ class ServedModel:
         """Return name, task, number of images, classes and colours, as plain values."""
         pairs = enumerate(zip(self.labels.classes, self.labels.palette, strict=True))
         classes = [{"id": index, "name": name, "color": list(color)} for index, (name, color) in pairs]
-        about = {"name": self.name, "task": self.task, "images": self.images}
+        about: dict[str, Any] = {"name": self.name, "task": self.task, "images": self.images}
+        if self.task == "objects":
+            about["shown_score"] = getattr(self._output, "shown_score", 0.0)
+            about["skeleton"] = [list(pair) for pair in getattr(self._output, "connections", ())]
         return {**about, "classes": [] if self.task == "values" else classes}
 
 

@@ -11,8 +11,8 @@ from segkernel.image import opencv
 from segkernel.labels import IGNORE, Labels
 
 Found = Mapping[str, np.ndarray]
-"""``boxes`` (n, 4), ``scores``, ``labels`` (n,), ``size`` (2,): height and width; for some models ``masks`` (n, H, W)
-bool and ``keypoints`` (n, points, 3): x, y and score."""
+"""``boxes`` (n, 4), ``scores``, ``labels`` (n,), ``shown`` (n,): whether pictures have it, ``size`` (2,): height and
+width; for some models ``masks`` (n, H, W) bool and ``keypoints`` (n, points, 3): x, y and score."""
 
 
 def described(
@@ -40,13 +40,15 @@ def described(
 
 
 def class_map(found: Found) -> np.ndarray:
-    """Return the class of the best object at each pixel, (H, W) uint8, 255 where there is none.
+    """Return the class of the best object at each pixel, (H, W) uint8, 255 where none is shown.
 
     Objects without masks are outlines of their boxes.
     """
     height, width = found["size"].tolist()
     labels = np.full((height, width), IGNORE, np.uint8)
     for row in np.argsort(found["scores"], kind="stable"):
+        if not found["shown"][row]:
+            continue
         label = int(found["labels"][row])
         if "masks" in found:
             labels[found["masks"][row]] = label

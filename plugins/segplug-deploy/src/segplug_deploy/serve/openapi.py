@@ -59,7 +59,7 @@ def _predict(models: Sequence[str], limits: Limits) -> dict[str, Any]:
                 "description": "png: class ids with a palette, or values as thousandths in 16 bits; json: shares of "
                 "the classes, the range of values, or the objects; rle: with COCO's run lengths; polygons: with "
                 "GeoJSON in pixels. A multilabel model has no png, one of values no rle and no polygons; in the png of "
-                "objects 255 is none.",
+                "objects 255 is none, and its text chunk, objects, is the list of format=json.",
                 "schema": {"type": "string", "enum": [*KINDS], "default": "png"},
             },
         ],
@@ -114,16 +114,20 @@ def _schemas() -> dict[str, Any]:
     single = _object(**named, score=number, box=numbers)
     single["properties"] |= {name: found["properties"][name] for name in ("rle", "geometry")}
     single["properties"]["keypoints"] = {"type": "array", "items": numbers}
+    model = _object(
+        name=text,
+        task={"enum": ["multiclass", "binary", "multilabel", "values", "objects"]},
+        images={"type": "integer", "enum": [1, 2], "description": "Number of images that the model compares."},
+        classes={"type": "array", "items": _object(**named)},
+    )
+    model["properties"]["shown_score"] = {**number, "description": "Score from which pictures show an object."}
+    pairs = {"type": "array", "items": {"type": "array", "items": whole}}
+    model["properties"]["skeleton"] = {**pairs, "description": "Keypoints that pictures connect."}
     return {
         "Status": _object(status=text),
         "Error": _object(error=_object(status=whole, message=text)),
         "Models": _object(models={"type": "array", "items": _ref("Model")}),
-        "Model": _object(
-            name=text,
-            task={"enum": ["multiclass", "binary", "multilabel", "values", "objects"]},
-            images={"type": "integer", "enum": [1, 2], "description": "Number of images that the model compares."},
-            classes={"type": "array", "items": _object(**named)},
-        ),
+        "Model": model,
         "Labels": _object(model=text, height=whole, width=whole, classes={"type": "array", "items": found}),
         "Objects": _object(model=text, height=whole, width=whole, objects={"type": "array", "items": single}),
         "Values": _object(model=text, height=whole, width=whole, min=number, mean=number, max=number),

@@ -81,9 +81,12 @@ async function decodeLabels(blob) {
   const numbers = new DataView(bytes.buffer);
   const [width, height] = [numbers.getUint32(16), numbers.getUint32(20)];
   const parts = [];
+  let objects = null;
   for (let at = 8; at < bytes.length; at += 12 + numbers.getUint32(at)) {
     const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
-    if (name === "IDAT") parts.push(bytes.subarray(at + 8, at + 8 + numbers.getUint32(at)));
+    const content = bytes.subarray(at + 8, at + 8 + numbers.getUint32(at));
+    if (name === "IDAT") parts.push(content);
+    if (name === "tEXt") objects = JSON.parse(new TextDecoder().decode(content.subarray("objects".length + 1)));
   }
   const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
   const rows = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -91,7 +94,7 @@ async function decodeLabels(blob) {
   for (let y = 0; y < height; y++) {
     ids.set(rows.subarray(y * (width + 1) + 1, (y + 1) * (width + 1)), y * width); // without the filter of the row
   }
-  return { blob, width, height, ids };
+  return { blob, width, height, ids, objects };
 }
 
 // ---------------------------------------------------------------- messages
@@ -139,7 +142,7 @@ function showPanels(names) {
 class Panel {
   constructor(model) {
     this.model = model;
-    this.classes = state.models.get(model).classes;
+    Object.assign(this, state.models.get(model)); // classes; of objects also their skeleton and the least score shown
     this.element = find("#panel").content.cloneNode(true).firstElementChild;
     [this.base, this.overlay] = [find(".image", this.element), find(".overlay", this.element)];
     this.mark = find(".mark", this.element);
@@ -173,8 +176,10 @@ class Panel {
     for (const canvas of [this.base, this.overlay]) Object.assign(canvas, { width, height });
     find(".stack", this.element).style.setProperty("--ratio", width / height);
     if (image.bitmap) this.base.getContext("2d").drawImage(image.bitmap, 0, 0, width, height);
+    this.objects = labels.objects?.filter(({ score }) => score >= this.shown_score).reverse(); // the best one on top
     this.counts = new Uint32Array(256);
-    ids.forEach((id) => this.counts[id]++);
+    if (this.objects) this.objects.forEach(({ id }) => this.counts[id]++);
+    else ids.forEach((id) => this.counts[id]++);
     this.paint();
     this.list();
   }
@@ -190,7 +195,33 @@ class Panel {
     const pixels = new ImageData(width, height);
     const words = new Uint32Array(pixels.data.buffer);
     ids.forEach((id, index) => (words[index] = colors[id]));
-    this.overlay.getContext("2d").putImageData(pixels, 0, 0);
+    const context = this.overlay.getContext("2d");
+    context.putImageData(pixels, 0, 0);
+    this.objects?.filter(({ name }) => [null, name].includes(state.isolated)).forEach((each) => this.draw(context, each));
+  }
+
+  // The box of an object, its name and score, and its keypoints.
+  draw(context, { name, color, score, box, keypoints = [] }) {
+    const [left, top, right, bottom] = box;
+    const line = Math.max(2, Math.round(Math.max(this.labels.width, this.labels.height) / 300));
+    const dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 140;
+    const text = `${name} ${score.toFixed(2)}`;
+    Object.assign(context, { lineWidth: line, font: `${7 * line}px sans-serif`, textBaseline: "top" });
+    context.strokeStyle = context.fillStyle = `rgb(${color.join(",")})`;
+    context.strokeRect(left, top, right - left, bottom - top);
+    const place = [left - line / 2, Math.max(top - 8 * line, 0)];
+    context.fillRect(...place, context.measureText(text).width + 2 * line, 8 * line);
+    for (const pair of keypoints.length ? this.skeleton : []) {
+      const [from, to] = pair.map((index) => keypoints[index]);
+      if (!from || !to) continue;
+      context.beginPath();
+      context.moveTo(from[0], from[1]);
+      context.lineTo(to[0], to[1]);
+      context.stroke();
+    }
+    context.fillStyle = dark ? "white" : "black";
+    context.fillText(text, place[0] + line, place[1] + line / 2);
+    for (const [x, y] of keypoints) context.fillRect(x - line, y - line, 2 * line, 2 * line);
   }
 
   list() {
@@ -201,7 +232,7 @@ class Panel {
       button.dataset.name = name;
       button.ariaPressed = state.isolated === name;
       button.title = `Show ${name} only`;
-      button.append(swatch(color), span("name", name), span("share", percent(this.counts[id] / this.labels.ids.length)));
+      button.append(swatch(color), span("name", name), span("share", this.amount(id)));
       button.addEventListener("click", () => isolate(name));
       return button;
     });
@@ -210,8 +241,14 @@ class Panel {
     this.filter();
     const missing = this.classes.length - present.length;
     find(".absent", this.element).textContent = missing ? `${missing} of ${this.classes.length} classes do not occur.` : "";
-    const largest = present.slice(0, 3).map(({ id, name }) => `${name} ${percent(this.counts[id] / this.labels.ids.length)}`);
+    const largest = present.slice(0, 3).map(({ id, name }) => `${name} ${this.amount(id)}`);
+    find("h3", this.element).textContent = this.objects ? "Objects" : "Share of pixels";
     this.overlay.ariaLabel = `Labels of ${this.model}: ${largest.join(", ")}. Arrow keys move a pointer that names the class, Enter shows it alone.`;
+  }
+
+  // The number of objects of a class, or its share of the pixels.
+  amount(id) {
+    return this.objects ? `${this.counts[id]}` : percent(this.counts[id] / this.labels.ids.length);
   }
 
   // Only the classes of the legend whose name contains what is searched for.
