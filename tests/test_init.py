@@ -329,6 +329,24 @@ def test_it_is_said_whether_weights_are_random_missing_or_loaded(monkeypatch: py
     assert cached.remarks == ["weights: published ones, from cached.pth"]
 
 
+def test_a_foundation_model_is_proposed_and_used_where_its_weights_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = choose(Facts(60, [SIZE] * 60, {"soil": 1.0}, {}), Machine(2, 16.0))
+    weights = tmp_path / "hub" / "checkpoints" / "dinov2_vits14_reg4_pretrain.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = load_config(zoo_model.FOUNDATION)
+    missing = model_changes(model, recipe, 2)
+    assert missing.sections["model"]["backbone"] == {"~pretrained": None}
+    assert zoo_model.FOUNDATION not in model_changes(load_config("starter"), recipe, 2).why["_base_"]
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert zoo_model.FOUNDATION in model_changes(load_config("starter"), recipe, 2).why["_base_"]
+    found = model_changes(model, recipe, 2)
+    assert found.sections["model"]["backbone"]["pretrained"].endswith(weights.name)
+    assert not any("random" in remark for remark in found.remarks)
+
+
 @pytest.mark.parametrize(("width", "windows"), [(4.0, True), (400.0, False)])
 def test_large_images_are_evaluated_in_windows_if_thin_objects_forbid_to_reduce_them(
     width: float, windows: bool

@@ -36,17 +36,8 @@ class DINOv2(PlainViT):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, ~H / 14, ~W / 14).
 
     Any image size will do: incomplete patches are padded with zeros, position embeddings are interpolated bicubically.
-    How is a choice of ``interpolate_antialias`` and ``interpolate_offset``, which differs between the implementations:
-
-    ================================  =========  ======
-    implementation                    antialias  offset
-    ================================  =========  ======
-    transformers, without registers   False      0.0
-    transformers, with registers      True       0.0
-    timm                              True       0.0
-    the authors, without registers    False      0.1
-    the authors, with registers       True       0.0
-    ================================  =========  ======
+    Implementations differ in how, which ``interpolate_antialias`` and ``interpolate_offset`` follow: without registers,
+    transformers takes False and 0.0, timm True and 0.0, the authors False and 0.1; with registers, all take True and 0.
 
     Args:
         arch: A name, or ``{embed_dims, num_layers, num_heads, feedforward_channels, swiglu}``.

@@ -18,6 +18,8 @@ from segplug_datasets.own_data.weights import find_weights
 STARTER = "starter"
 PRETRAINED = "segformer_mit-b0_8xb2-160k_ade20k-512x512"
 """A small model with published weights, proposed in place of one without."""
+FOUNDATION = "starter-dinov2"
+"""A recipe for few images, proposed in place of one without weights if its own are on this machine."""
 
 DICE = "SoftDiceLoss"
 CLASSES = "${data.num_classes}"
@@ -145,11 +147,27 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
     if missing:
         changes.remarks.append(f"{missing} starts from random weights: expect a worse model, and train longer")
     elif not published and not _names_weights(base.get("model")):
+        if _is_at_hand(FOUNDATION):
+            changes.why["_base_"] = f"weights: random; with few images, try init --model {FOUNDATION}"
+            changes.remarks.append(
+                f"weights: random (none are published for {base.name}); those of {FOUNDATION} are on this machine: "
+                f"with few images, init with --model {FOUNDATION}"
+            )
+            return
         changes.why["_base_"] = f"weights: random; with few images, try init --model {PRETRAINED}"
         changes.remarks.append(
             f"weights: random (none are published for {base.name}); with few images, try pretrained ones: "
             f"seg-kernel models download {PRETRAINED}, then init with --model {PRETRAINED}"
         )
+
+
+def _is_at_hand(name: str) -> bool:
+    """Whether a packaged config exists, and the weights of its backbone are on this machine."""
+    try:
+        backbone = (load_config(name).get("model") or {}).get("backbone") or {}
+    except SegKernelError:  # the package that has it is not installed
+        return False
+    return find_weights(str(backbone.get("pretrained") or "")) is not None
 
 
 def _names_weights(value: Any) -> bool:
