@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segkernel.errors import ConfigError
 from segkernel.interfaces.model import Backbone
-from segkernel.weights import convert
+from segkernel.weights import convert, load_into
 from segplug_backbones import (
     EdgeNeXt,
     EfficientFormerV2,
@@ -136,6 +136,17 @@ def test_attention_biases_are_interpolated_for_other_sizes() -> None:
     torch.testing.assert_close(other.eval()(images)[3], backbone(images)[3])
 
 
+def test_attention_biases_are_resized_on_load() -> None:
+    backbone, larger = SMALL["efficientformerv2"](), SMALL["efficientformerv2"](img_size=128)
+    name = "stages.3.blocks.0.token_mixer.attention_biases"
+    weights = {**backbone.state_dict(), name: torch.arange(4.0).expand(8, 4)}
+    _, report = load_into(larger, {"state_dict": weights, "meta": {}, "path": "x"}, "finetune")
+    assert {resized for resized, *_ in report.resized} == {n for n in weights if n.endswith("attention_biases")}
+    biases = dict(larger.named_parameters())[name][0].view(4, 4)
+    assert (biases.diff(dim=0) > 0).all()
+    assert (biases.diff(dim=1) > 0).all()
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -247,6 +258,16 @@ OFFICIAL: dict[str, Callable[[str], str]] = {
         (r"^stem", "downsample_layers.0"), (r"^stages\.(\d)\.downsample", r"downsample_layers.\1"),
         (r"\.blocks\.", "."), (r"\.conv_dw\.", ".dwconv."), (r"\.mlp\.fc", ".pwconv"),
     ),
+    "efficientvit": lambda key: replaced(
+        key,
+        (r"^stem\.in_conv", "input_stem.op_list.0"),
+        (r"^stem\.res(\d)", lambda found: f"input_stem.op_list.{int(found[1]) + 1}"), (r"\.blocks\.", ".op_list."),
+    ),
+    "efficientvit-l": lambda key: replaced(
+        key,
+        (r"^stages\.(\d)", lambda found: f"stages.{int(found[1]) + 1}"), (r"^stem\.in_conv", "stages.0.op_list.0"),
+        (r"^stem\.res(\d)", lambda found: f"stages.0.op_list.{int(found[1]) + 1}"), (r"\.blocks\.", ".op_list."),
+    ),
 }  # fmt: skip
 
 
@@ -260,3 +281,17 @@ def test_names_of_the_authors_are_converted(name: str) -> None:
     assert converted.format.startswith("Official")
     assert {key: value for key, value in converted.weights.items() if own.get(key) is not value} == {}
     assert converted.weights.keys() == own.keys()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "arch"), [(kind, arch) for kind, archs in PARAMETERS.items() for arch in archs])
+def test_published_networks_equal_those_of_timm(kind: Any, arch: str) -> None:
+    timm = pytest.importorskip("timm")
+    size = 224 if kind is EfficientFormerV2 else 160  # the only one that takes no other size there
+    theirs = seeded(timm.create_model(f"{kind.__name__.lower()}_{arch}", features_only=True))
+    ours = kind(arch, out_indices=range(len(theirs.feature_info.channels())))
+    ours.load_state_dict(convert(ours, theirs.state_dict()).weights)
+    images = torch.rand(1, 3, size, 224)
+    for x, expected in zip(ours.eval()(images), theirs(images), strict=True):
+        assert float((x - expected).abs().max()) <= 2e-5 * float(expected.abs().max())

@@ -8,6 +8,7 @@ State-dict keys are timm's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -197,7 +198,24 @@ class FeedForward(nn.Module):
         return self.fc2(self.mid(self.fc1(x)))
 
 
-class Attention(nn.Module):
+class BiasedAttention(nn.Module):
+    """The base of attentions with a bias for each distance of rows and columns, of maps of ``side`` x ``side`` keys."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.attention_biases = nn.Parameter(torch.zeros(HEADS, side**2))
+
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Interpolate biases of maps of another size, see `segkernel.nn.fit_shapes`."""
+        before, after = math.isqrt(value.shape[-1]), math.isqrt(shape[-1])
+        if name != "attention_biases" or value.shape != (HEADS, before**2):
+            return None
+        square = value.unflatten(1, (before, before))[None]
+        return resize(square, (after, after), mode="bicubic")[0].flatten(1)
+
+
+class Attention(BiasedAttention):
     """Attention with talking heads, local values and attention biases: (N, channels, H, W) -> the same shape.
 
     Args:
@@ -211,10 +229,8 @@ class Attention(nn.Module):
     """Channels of a key."""
 
     def __init__(self, channels: int, side: int, stride: int, norm_cfg: LayerConfig) -> None:
-        super().__init__()
+        super().__init__(-(-side // stride))
         values = HEADS * VALUE_RATIO * self.KEY
-        self.side = -(-side // stride)
-        self.attention_biases = nn.Parameter(torch.zeros(HEADS, self.side**2))
         self.stride_conv = None
         if stride > 1:
             self.stride_conv = conv_norm(channels, channels, 3, stride=stride, groups=channels, norm_cfg=norm_cfg)
@@ -241,7 +257,7 @@ class Attention(nn.Module):
         return self.proj(self.act(y))
 
 
-class StridedAttention(nn.Module):
+class StridedAttention(BiasedAttention):
     """Attention of every other pixel to all, which halves the map: (N, in_channels, H, W) -> (N, channels, H/2, W/2).
 
     Args:
@@ -255,10 +271,8 @@ class StridedAttention(nn.Module):
     """Channels of a key."""
 
     def __init__(self, in_channels: int, channels: int, side: int, norm_cfg: LayerConfig) -> None:
-        super().__init__()
+        super().__init__(side)
         values = HEADS * VALUE_RATIO * self.KEY
-        self.side = side
-        self.attention_biases = nn.Parameter(torch.zeros(HEADS, side**2))
         self.q = LocalGlobalQuery(in_channels, HEADS * self.KEY, norm_cfg)
         self.k = conv_norm(in_channels, HEADS * self.KEY, 1, norm_cfg=norm_cfg)
         self.v = conv_norm(in_channels, values, 1, norm_cfg=norm_cfg)

@@ -44,6 +44,7 @@ ARCHS = {
     "b1": EfficientViTArch((16, 32, 64, 128, 256), (1, 2, 3, 3, 4), 16),
     "b2": EfficientViTArch((24, 48, 96, 192, 384), (1, 3, 4, 4, 6), 32),
     "b3": EfficientViTArch((32, 64, 128, 256, 512), (1, 4, 6, 6, 9), 32),
+    "l0": EfficientViTArch((32, 64, 128, 256, 512), (1, 1, 1, 4, 4), 32, large=True),
     "l1": EfficientViTArch((32, 64, 128, 256, 512), (1, 1, 1, 6, 6), 32, large=True),
     "l2": EfficientViTArch((32, 64, 128, 256, 512), (1, 2, 2, 8, 8), 32, large=True),
     "l3": EfficientViTArch((64, 128, 256, 512, 1024), (1, 2, 2, 8, 8), 32, large=True),
@@ -57,10 +58,10 @@ class EfficientViT(StagedBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
-        arch: ``b0`` to ``b3``, ``l1`` to ``l3``, or the values of an `EfficientViTArch`.
+        arch: ``b0`` to ``b3``, ``l0`` to ``l3``, or the values of an `EfficientViTArch`.
         in_channels: Channels of the image.
         norm_cfg: Type of the norms and its arguments; None is batch norm with the ``eps`` of the published weights,
-            1e-5 in ``b0`` to ``b3`` and 1e-7 in ``l1`` to ``l3``.
+            1e-5 in ``b0`` to ``b3`` and 1e-7 in ``l0`` to ``l3``.
         attention_eps: Added to the divisor of the attention: 1e-5 in timm, 1e-15 in the authors' models.
         **kwargs: See `StagedBackbone`; the maps have strides 4, 8, 16 and 32.
     """
@@ -72,7 +73,7 @@ class EfficientViT(StagedBackbone):
 
     def __init__(
         self,
-        arch: Literal["b0", "b1", "b2", "b3", "l1", "l2", "l3"] | EfficientViTArch = "b0",
+        arch: Literal["b0", "b1", "b2", "b3", "l0", "l1", "l2", "l3"] | EfficientViTArch = "b0",
         in_channels: PositiveInt = 3,
         norm_cfg: LayerConfig | None = None,
         attention_eps: NonNegative = 1e-5,
