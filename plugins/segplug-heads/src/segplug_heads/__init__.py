@@ -81,17 +81,25 @@ if TYPE_CHECKING:
     from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
+    from segplug_heads.losses.generalized_dice_loss import GeneralizedDiceLoss as GeneralizedDiceLoss
     from segplug_heads.losses.hausdorff_loss import HuasdorffDisstanceLoss as HuasdorffDisstanceLoss
     from segplug_heads.losses.jaccard_loss import JaccardLoss as JaccardLoss
     from segplug_heads.losses.kl_div_loss import KLDivLoss as KLDivLoss
     from segplug_heads.losses.lovasz_loss import LovaszLoss as LovaszLoss
+    from segplug_heads.losses.mcc_loss import MCCLoss as MCCLoss
     from segplug_heads.losses.ohem_loss import OhemCrossEntropy as OhemCrossEntropy
+    from segplug_heads.losses.poly_loss import PolyLoss as PolyLoss
     from segplug_heads.losses.query_losses import QueryCrossEntropyLoss as QueryCrossEntropyLoss
     from segplug_heads.losses.query_losses import QueryDiceLoss as QueryDiceLoss
     from segplug_heads.losses.query_losses import QueryFocalLoss as QueryFocalLoss
+    from segplug_heads.losses.rmi_loss import RMILoss as RMILoss
     from segplug_heads.losses.silog_loss import SiLogLoss as SiLogLoss
+    from segplug_heads.losses.soft_bce_loss import SoftBCELoss as SoftBCELoss
+    from segplug_heads.losses.soft_cldice_loss import SoftCLDiceLoss as SoftCLDiceLoss
     from segplug_heads.losses.soft_dice_loss import SoftDiceLoss as SoftDiceLoss
+    from segplug_heads.losses.soft_tversky_loss import SoftTverskyLoss as SoftTverskyLoss
     from segplug_heads.losses.tversky_loss import TverskyLoss as TverskyLoss
+    from segplug_heads.losses.unified_focal_loss import UnifiedFocalLoss as UnifiedFocalLoss
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
     from segplug_heads.mask_annealing import MaskAnnealingHook as MaskAnnealingHook
     from segplug_heads.moving_in.source import FormerConfigs as FormerConfigs
@@ -186,6 +194,7 @@ _HOMES = {
     "FocalLossCost": ".parts.matching",
     "FormerConfigs": ".moving_in.source",
     "GCHead": ".heads.gc_head",
+    "GeneralizedDiceLoss": ".losses.generalized_dice_loss",
     "HuasdorffDisstanceLoss": ".losses.hausdorff_loss",
     "HuggingFaceFolder": ".hugging_face.weight_format",
     "HuggingFaceModels": ".hugging_face.source",
@@ -205,6 +214,7 @@ _HOMES = {
     "LinknetHead": ".heads.linknet_head",
     "LovaszLoss": ".losses.lovasz_loss",
     "MAnetHead": ".heads.manet_head",
+    "MCCLoss": ".losses.mcc_loss",
     "MLANeck": ".necks.mla_neck",
     "MSDeformAttnPixelDecoder": ".parts.pixel_decoder",
     "Mask2FormerHead": ".heads.mask2former_head",
@@ -233,10 +243,12 @@ _HOMES = {
     "PixelDecoder": ".parts.pixel_decoder",
     "PixelValues": ".outputs",
     "PointHead": ".heads.point_head",
+    "PolyLoss": ".losses.poly_loss",
     "PyramidEncoderDecoder": ".segmentors.pyramid_encoder_decoder",
     "QueryCrossEntropyLoss": ".losses.query_losses",
     "QueryDiceLoss": ".losses.query_losses",
     "QueryFocalLoss": ".losses.query_losses",
+    "RMILoss": ".losses.rmi_loss",
     "SAM2Encoder": ".weight_formats.sam2",
     "SAM2FPN": ".necks.sam2_fpn",
     "SCTHead": ".heads.sct_head",
@@ -252,7 +264,10 @@ _HOMES = {
     "SiamEncoderDecoder": ".segmentors.siam_encoder_decoder",
     "SideAdapterCLIPHead": ".heads.san_head",
     "SimpleFeaturePyramid": ".necks.simple_feature_pyramid",
+    "SoftBCELoss": ".losses.soft_bce_loss",
+    "SoftCLDiceLoss": ".losses.soft_cldice_loss",
     "SoftDiceLoss": ".losses.soft_dice_loss",
+    "SoftTverskyLoss": ".losses.soft_tversky_loss",
     "TextQueryEncoder": ".parts.text_queries",
     "TopFormerHead": ".heads.topformer_head",
     "TransformerEncoderPixelDecoder": ".parts.pixel_decoder",
@@ -267,6 +282,7 @@ _HOMES = {
     "UNetHead": ".heads.unet_head",
     "UNetPlusPlusHead": ".heads.unet_plus_plus_head",
     "UPerHead": ".heads.uper_head",
+    "UnifiedFocalLoss": ".losses.unified_focal_loss",
     "VPDDepthHead": ".heads.vpd_depth_head",
     "WeightedSum": ".losses.weighted_sum",
     "ZooSource": ".configs.source",

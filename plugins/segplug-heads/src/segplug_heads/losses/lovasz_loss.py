@@ -21,7 +21,8 @@ class LovaszLoss(Loss):
     """Logits (N, K, H, W) against class ids (N, H, W); for ``binary`` (N, H, W) or one channel.
 
     Args:
-        loss_type: ``multi_class`` works on the softmax, ``binary`` is the Lovász hinge.
+        loss_type: ``multi_class`` works on the softmax, ``binary`` is the Lovász hinge. It also takes 0 and 1 for each
+            channel, (N, K, H, W), all of which are one set of pixels.
         classes: Classes averaged over: those ``present`` in the labels, ``all``, or these ids.
         per_image: A value per image, reduced; else one value for the batch.
         reduction: ``mean``, ``sum`` or ``none``, over the images.
@@ -49,6 +50,7 @@ class LovaszLoss(Loss):
         self.reduction, self.loss_weight = reduction, loss_weight
         self.class_weight = read_class_weight(class_weight)
         self.name = loss_name
+        self.use_sigmoid = loss_type == "binary"
 
     def forward(
         self,
@@ -60,6 +62,9 @@ class LovaszLoss(Loss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` (N, H, W) scales each pixel's error."""
+        if self.loss_type == "binary" and target.ndim == 4:  # the channels of an image side by side
+            weight = None if weight is None else weight.unsqueeze(1).expand_as(target).flatten(1, 2)
+            logits, target = logits.flatten(1, 2), target.flatten(1, 2)
         predicted = logits if logits.ndim > target.ndim else logits.unsqueeze(1)
         if self.loss_type == "multi_class":
             predicted = predicted.softmax(1)
