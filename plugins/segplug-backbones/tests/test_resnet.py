@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -76,6 +77,18 @@ def test_fewer_stages():
     backbone = small(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
     assert not hasattr(backbone, "layer3")
     assert (backbone.channels, backbone.strides) == ((16,), (8,))
+
+
+@torch.no_grad()
+def test_maps_that_are_not_returned_are_freed():
+    backbone, alive = small(out_indices=(1, 3)).eval(), {}
+    for number in (1, 2, 3):
+        note = lambda module, args, result, number=number: alive.update({number: weakref.ref(result)})  # noqa: E731
+        getattr(backbone, f"layer{number}").register_forward_hook(note)
+    found = []
+    backbone.layer4[1].register_forward_pre_hook(lambda *_: found.extend(n for n in alive if alive[n]() is not None))
+    assert len(backbone(torch.rand(1, 3, 64, 64))) == 2
+    assert found == [2, 3]  # the third is the input of the last stage
 
 
 def test_the_d_form_averages_in_its_shortcuts():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segkernel import Predictor
 from segkernel.interfaces.model import PixelClasses, Segmentor
 from segplug_deploy.formats.torchscript import TorchScriptExporter
+from segplug_deploy.fusion import drop_unread_maps
 from segplug_deploy.inference import fold_batch_norms, optimize_for_inference
 from segplug_deploy.labels import FastPixelClasses
 
@@ -132,6 +133,75 @@ def test_branches_are_fused_in_a_copy(net: Net, tmp_path: Path) -> None:
     names = torch.jit.load(tmp_path / "net.pt").state_dict()
     assert any(name.endswith("stem.3.weight") for name in names)
     assert not any("stem.3.a." in name for name in names)
+
+
+@torch.no_grad()
+def test_1x1_convolutions_of_tokens_keep_their_layout() -> None:
+    class Tokens(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.stem(images).flatten(2).transpose(1, 2)  # (N, L, C)
+            return self.head(tokens.transpose(1, 2).unflatten(2, (-1, images.shape[3] // 2)))
+
+    result = optimize_for_inference(Tokens().eval())(IMAGES[:1])
+    assert result.stride() == (35 * 45 * 6, 1, 45 * 6, 6)
+
+
+class Pyramid(nn.Module):
+    """Three maps, those of ``out_indices``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3 if i == 0 else 8, 8, 3, 2, 1) for i in range(3)])
+        self.out_indices = (0, 1, 2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = {}
+        for i, conv in enumerate(self.convs):
+            images = conv(images).sigmoid()
+            if i in self.out_indices:
+                maps[i] = images
+        return tuple(maps[i] for i in self.out_indices)
+
+
+class TwoHeads(Net):
+    """``predict`` reads the maps at ``read``, the loss the first one, too."""
+
+    def __init__(self, read: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone, self.read = Pyramid(), read
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.backbone(images)
+        return sum(self.head(maps[i]).mean((2, 3), keepdim=True) for i in self.read)  # type: ignore[return-value]
+
+    def loss(self, images: Tensor, targets: object) -> dict[str, Tensor]:
+        return {"loss": self.backbone(images)[0].mean()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("read", "kept"), [((-1,), (2,)), ((0, 2), (0, 2)), ((2, 1, 0), (0, 1, 2))])
+def test_maps_that_predict_does_not_read_are_not_kept(read: tuple[int, ...], kept: tuple[int, ...]) -> None:
+    model = TwoHeads(read).eval()
+    faster = optimize_for_inference(model)
+    torch.testing.assert_close(faster.predict(IMAGES)["seg"], model.predict(IMAGES)["seg"])
+    assert faster.backbone.out_indices == kept
+    assert [each is not None for each in faster.backbone(IMAGES)] == [i in kept for i in range(3)]
+    for other in (model, optimize_for_inference(model, memory=False)):
+        assert other.backbone.out_indices == (0, 1, 2)
+        assert other.loss(IMAGES, None)["loss"] > 0
+
+
+@torch.no_grad()
+def test_a_map_of_which_only_the_size_is_used_is_kept() -> None:
+    class Shapes(TwoHeads):
+        def predict(self, images: Tensor) -> dict[str, Tensor]:
+            maps = self.backbone(images)
+            return {"seg": nn.functional.interpolate(maps[2], size=maps[0].shape[2:])}
+
+    model = Shapes((2,)).eval()
+    assert drop_unread_maps(model) == 0
+    assert model.backbone.out_indices == (0, 1, 2)
+    assert None not in model.backbone(IMAGES)
 
 
 @pytest.mark.slow

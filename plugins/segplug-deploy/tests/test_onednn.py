@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from segkernel.nn import Concat
 from segplug_deploy import chain, winograd
 from segplug_deploy.chain import ConvChain
-from segplug_deploy.fusion import chain_convolutions, use_onednn
+from segplug_deploy.concat import SplitConv
+from segplug_deploy.fusion import chain_convolutions, split_concatenations, use_onednn
 from segplug_deploy.onednn import ACTIVATIONS, OneDNNConv2d, OneDNNLinear, has_onednn
 from segplug_deploy.winograd import WinogradConv2d, pays
 
@@ -75,6 +78,7 @@ def test_winograd_is_the_convolution(
     case: dict[str, Any], layout: torch.memory_format, both: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(winograd, "MIN_CHANNELS_BOTH", 0 if both else 9)
+    monkeypatch.setattr(winograd, "MIN_PIXELS_BOTH", 0)
     monkeypatch.setattr(winograd, "STRIP", 1000)  # several strips also in small images
     monkeypatch.setattr(winograd, "BLOCK", 4)
     arguments = {"padding": 1, **case}
@@ -114,12 +118,23 @@ def test_small_images_are_convolved_directly_and_weights_are_transformed_once() 
     layer, direct = WinogradConv2d.of(conv), OneDNNConv2d.of(conv)
     small, large = noise(1, 32, 15, 17), noise(1, 32, 16, 16)
     assert torch.equal(layer(small), direct(small))
-    first = layer.transformed
+    first = {**layer.transformed}
     assert not torch.equal(layer(large), direct(large))
-    assert layer.transformed is first is not None
+    assert [*layer.transformed] == [False]
+    assert layer.transformed[False] is first[False]
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert copied.transformed is None
+        assert copied.transformed == {}
         assert torch.equal(copied(large), layer(large))
+
+
+@torch.no_grad()
+def test_winograd_is_along_both_axes_for_large_images_of_many_channels() -> None:
+    layer = WinogradConv2d.of(nn.Conv2d(256, 256, 3, padding=1))
+    found = []
+    for size in (16, 31, 32):
+        layer(noise(1, 256, size, size))
+        found.append(sorted(layer.transformed))
+    assert found == [[False], [False], [False, True]]
 
 
 CHAINS: dict[str, list[dict[str, Any]]] = {
@@ -162,6 +177,55 @@ def test_convolutions_that_nothing_else_uses_become_a_chain() -> None:
     assert chain_convolutions(model) == 2
     assert [len(module.layers) for module in model if isinstance(module, ConvChain)] == [3]
     torch.testing.assert_close(model(images), wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [OneDNNConv2d, WinogradConv2d])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Hardswish(), None])
+def test_a_concatenation_is_convolved_map_by_map(kind: type[OneDNNConv2d], activation: nn.Module | None) -> None:
+    conv, maps = nn.Conv2d(100, 96, 3, padding=1), [noise(2, size, 17, 18, seed=size) for size in (64, 4, 32)]
+    layer = kind.of(conv, activation)
+    split, joined = SplitConv(layer, [64, 4, 32]), torch.cat(maps, 1)
+    wanted = (activation or nn.Identity())(conv(joined))
+    given: list[Any] = []
+
+    def one_by_one() -> Any:
+        for each in maps:
+            assert all(before() is None for before in given)
+            given.append(ref(copied := each.clone()))
+            yield copied
+            del copied
+
+    torch.testing.assert_close(split(one_by_one()), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(joined), wanted, rtol=1e-4, atol=1e-4)
+
+
+class Concatenations(nn.Module):
+    """Concatenations that one convolution uses, that two use, and before a convolution in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.concats, self.stem = nn.ModuleList([Concat() for _ in range(3)]), nn.Conv2d(3, 4, 3, 2)
+        self.once, self.grouped = nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(8, 4, 1, groups=2)
+        self.twice = nn.ModuleList([nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        x = self.once(self.concats[0](part for part in (x, x + 1)))
+        x = self.grouped(self.concats[1]([x, x - 1]))
+        x = self.concats[2]([x, 2 * x])
+        return self.twice[0](x) + self.twice[1](x)
+
+
+@torch.no_grad()
+def test_a_concatenation_is_split_where_one_convolution_without_groups_uses_it() -> None:
+    model, images = Concatenations().eval(), noise(1, 3, 40, 50)
+    wanted = model(images)
+    use_onednn(model)
+    split_concatenations(model)
+    kinds = [type(module).__name__ for module in (model.once, model.grouped, *model.twice, *model.concats)]
+    assert kinds == ["SplitConv", *["OneDNNConv2d"] * 3, "Identity", "Concat", "Concat"]
+    torch.testing.assert_close(copy.deepcopy(model)(images), wanted, rtol=1e-4, atol=1e-4)
 
 
 class Activations(nn.Module):

@@ -11,7 +11,7 @@ from segkernel.nn.attention import (
 )
 from segkernel.nn.checkpointing import checkpoint_block, needs_grad
 from segkernel.nn.context_block import ContextBlock
-from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
+from segkernel.nn.conv_module import Concat, ConvModule, DepthwiseSeparableConvModule
 from segkernel.nn.decode_head import (
     CascadeDecodeHead,
     DecodeHead,
@@ -58,8 +58,8 @@ from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_ou
 from segkernel.nn.upsampled import upsample_cross_entropy
 
 __all__ = ["FFN", "AdaptiveAvgPool2d", "AdaptivePadding", "CascadeDecodeHead",
-           "ClassWeight", "ContextBlock", "ConvModule", "CrossEntropyLoss", "DecodeHead", "DecodeHeadArguments",
-           "DeformConv2d", "DepthwiseSeparableConvModule", "DotProductAttention", "DropPath",
+           "ClassWeight", "Concat", "ContextBlock", "ConvModule", "CrossEntropyLoss", "DecodeHead",
+           "DecodeHeadArguments", "DeformConv2d", "DepthwiseSeparableConvModule", "DotProductAttention", "DropPath",
            "FreezableBackbone", "HeadArguments", "HeadOptions", "LayerConfig", "LayerConfigs",
            "ModulatedDeformConv2d", "MultiLevelHeadArguments", "MultiheadAttention", "NonLocal2d",
            "OHEMPixelSampler", "PatchEmbed", "PixelLoss", "PixelSampler", "PyramidPooling", "StridedLogits",

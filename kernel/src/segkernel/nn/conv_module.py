@@ -5,8 +5,10 @@ State-dict keys are MMSegmentation's: ``conv``, then ``bn`` (or ``gn``, ``ln``, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from segkernel.annotations import NonNegativeInt, PositiveInt
@@ -105,6 +107,17 @@ class ConvModule(nn.Module):
             elif step == "act" and self.activate is not None:
                 x = self.activate(x)
         return x
+
+
+class Concat(nn.Module):
+    """Maps (N, C_i, H, W) -> (N, sum of C_i, H, W).
+
+    A plugin that optimises inference may exchange it and the convolution after it for a sum of convolutions: pass a
+    generator, so that the maps need not exist at the same time, and use one for each convolution.
+    """
+
+    def forward(self, maps: Iterable[Tensor]) -> Tensor:
+        return torch.cat([*maps], 1)
 
 
 class DepthwiseSeparableConvModule(nn.Module):

@@ -246,13 +246,15 @@ class ResNet(Pretrained, FreezableBackbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_stem`` and ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        stem = self.stem(images) if self.deep_stem else self.relu(self.norm1(self.conv1(images)))
-        x = self.maxpool(stem)
-        outputs = []
-        for stage in self.stages:
+        x = self.stem(images) if self.deep_stem else self.relu(self.norm1(self.conv1(images)))
+        stem = (x,) * self.out_stem
+        x = self.maxpool(x)
+        outputs = {}
+        for i, stage in enumerate(self.stages):
             x = stage(x)
-            outputs.append(x)
-        return (stem,) * self.out_stem + tuple(outputs[i] for i in self.out_indices)
+            if i in self.out_indices:  # others take no memory afterwards
+                outputs[i] = x
+        return stem + tuple(outputs[i] for i in self.out_indices)
 
     def frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -24,7 +25,9 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from segkernel.nn import Concat
 from segplug_deploy.chain import ConvChain
+from segplug_deploy.concat import SplitConv
 from segplug_deploy.onednn import ACTIVATIONS, OneDNNConv2d, OneDNNLinear
 from segplug_deploy.winograd import WinogradConv2d, pays
 
@@ -34,6 +37,7 @@ TOLERANCE = 1e-2
 """Largest difference that a change may make, relative to the largest logit."""
 M = TypeVar("M", bound=nn.Module)
 Kinds = tuple[type[nn.Module], ...]
+Call = Callable[[Tensor], Any]
 Pairs = list[tuple[Any, Any]]
 """A module, and the one that alone uses its result."""
 
@@ -112,6 +116,27 @@ def use_onednn(model: nn.Module, winograd: bool = True) -> int:
     return _exchange(model, (nn.Conv2d, nn.Linear), tuple(ACTIVATIONS), parts, "oneDNN is not used")
 
 
+def split_concatenations(model: nn.Module) -> int:
+    """Let `SplitConv` compute the convolutions of `use_onednn` that follow a concatenation; return their number."""
+    channels = {}
+
+    def note(concat: nn.Module, args: Any) -> Any:
+        maps = [*args[0]]
+        channels[concat] = [each.shape[1] for each in maps]
+        return (maps,)
+
+    def parts(pairs: Pairs) -> dict[nn.Module, nn.Module]:
+        new = {conv: SplitConv(conv, channels[concat]) for concat, conv in pairs if conv.groups == 1}
+        return new | {concat: nn.Identity() for concat, conv in pairs if conv in new}
+
+    hooks = [module.register_forward_pre_hook(note) for module in model.modules() if type(module) is Concat]
+    try:
+        return _exchange(model, (Concat,), (OneDNNConv2d, WinogradConv2d), parts, "concatenations are computed")
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def chain_convolutions(model: nn.Module) -> int:
     """Let `ConvChain` compute the convolutions of `use_onednn` that follow each other; return their number less one."""
 
@@ -129,6 +154,41 @@ def chain_convolutions(model: nn.Module) -> int:
     _replace(model, {module: nn.Identity() for module in model.modules() if isinstance(module, _DropoutNd)})
     kinds = (OneDNNConv2d, WinogradConv2d)
     return _exchange(model, kinds, kinds, parts, "convolutions are not computed in strips")
+
+
+@torch.no_grad()
+def drop_unread_maps(model: nn.Module) -> int:
+    """Let backbones with ``out_indices`` return None in place of the maps that ``predict`` does not read.
+
+    Auxiliary heads read them: the losses of the model cannot be computed afterwards. Returns the number of such maps.
+    """
+
+    predict: Any = model.predict
+    backbones = {type(module) for module in model.modules() if isinstance(getattr(module, "out_indices", None), tuple)}
+    run = _example(model, tuple(backbones), (), predict) if backbones else None
+    if run is None:
+        return 0
+    image, before, tracer = run
+    dropped = 0
+    for backbone, maps in [*tracer.results.values()]:
+        indices: Any = backbone.out_indices
+        kept = [position for position, each in enumerate(maps) if tracer.uses[id(each)]]
+        if not len(maps) == len(indices) > len(kept) > 0:
+            continue
+        backbone.out_indices = tuple(indices[position] for position in kept)  # type: ignore[assignment]
+        hook = backbone.register_forward_hook(partial(_spread, kept, len(indices)))
+        if _gives(predict, image, before):
+            dropped += len(indices) - len(kept)
+        else:
+            hook.remove()
+            backbone.out_indices = indices
+    return dropped
+
+
+def _spread(positions: Sequence[int], count: int, module: nn.Module, args: Any, maps: Sequence[Tensor]) -> Any:
+    """Return ``count`` maps, None except at these positions; a forward hook."""
+    found = dict(zip(positions, maps, strict=True))
+    return tuple(found.get(position) for position in range(count))
 
 
 def _fits(layer: nn.Module) -> bool:
@@ -160,32 +220,39 @@ def _exchange(
     run = _example(model, producers, consumers)
     if run is None:
         return 0
-    image, before, pairs = run
+    image, before, tracer = run
+    pairs = tracer.pairs()
     new = parts(pairs)
     _replace(model, new)
-    try:
-        same = all(map(_is_close, _results(model, image), before))
-    except Exception as error:  # of any kind: the model uses a result in another way than by a module
-        log.debug("%s: %s", type(model).__name__, error)
-        same = False
-    if same:
+    if _gives(model, image, before):
         return len(pairs)
     _replace(model, {part: old for old, part in new.items()})
     log.warning("%s: the results of %s would differ", failure, type(model).__name__)
     return 0
 
 
-def _results(model: nn.Module, image: Tensor) -> list[Tensor]:
+def _gives(call: Call, image: Tensor, wanted: Sequence[Tensor]) -> bool:
+    """Whether the results for an image are these, up to `TOLERANCE`."""
+    try:
+        return all(map(_is_close, _results(call, image), wanted))
+    except Exception as error:  # of any kind: the model uses a result in another way than by a module
+        log.debug("after an exchange of modules: %s", error)
+        return False
+
+
+def _results(call: Call, image: Tensor) -> list[Tensor]:
     """Return the logits of a segmentor, the feature maps of a backbone."""
-    return [leaf for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [leaf for leaf in tree_leaves(call(image)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _is_close(found: Tensor, before: Tensor) -> bool:
     return torch.allclose(found, before, rtol=0, atol=TOLERANCE * float(before.abs().max()))
 
 
-def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tensor, list[Tensor], Pairs] | None:
-    """Return an image, its results, and the pairs of a model; None where it cannot be run."""
+def _example(
+    model: nn.Module, producers: Kinds, consumers: Kinds, call: Call | None = None
+) -> tuple[Tensor, list[Tensor], _Tracer] | None:
+    """Return an image, the results of ``call`` or the model, and what was traced; None where it cannot be run."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or model.training:
         return None
@@ -195,7 +262,7 @@ def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tens
         tracer = _Tracer(model, producers, consumers)
         try:
             with tracer:
-                results = _results(model, image)
+                results = _results(call or model, image)
         except Exception as error:  # of any kind: sizes and channels that the model does not take
             log.debug("%s on %s: %s", type(model).__name__, tuple(image.shape), error)
             continue
@@ -203,7 +270,7 @@ def _example(model: nn.Module, producers: Kinds, consumers: Kinds) -> tuple[Tens
             tracer.remove()
         if results:
             tracer.uses.update(map(id, results))  # by the caller
-            return image, results, tracer.pairs()
+            return image, results, tracer
     return None
 
 
@@ -219,7 +286,7 @@ class _Tracer(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, producers: Kinds, consumers: Kinds) -> None:
         super().__init__()
-        self.results: dict[int, tuple[nn.Module, Tensor]] = {}
+        self.results: dict[int, tuple[nn.Module, Any]] = {}
         self.uses: Counter[int] = Counter()
         self.overwritten: dict[int, int] = {}  # uses of a result before it was changed in place
         self.calls: list[tuple[nn.Module | None, nn.Module, int]] = []
@@ -236,9 +303,10 @@ class _Tracer(TorchFunctionMode):
             self.uses.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         return found
 
-    def _produced(self, module: nn.Module, args: Any, result: Tensor) -> None:
+    def _produced(self, module: nn.Module, args: Any, result: Any) -> None:
         self.results[id(result)] = (module, result)
-        self.uses[id(result)] = 0
+        for leaf in tree_leaves(result):
+            self.uses[id(leaf)] = 0
 
     def _consumed(self, module: nn.Module, args: Any, result: Tensor) -> None:
         key = id(args[0])

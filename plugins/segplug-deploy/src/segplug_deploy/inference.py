@@ -15,15 +15,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from segkernel.interfaces.model import Segmentor
 from segplug_deploy.allocator import give_up_holes, keep_freed_memory
-from segplug_deploy.fusion import chain_convolutions, fold_batch_norms, fuse_modules, use_onednn
+from segplug_deploy.fusion import (
+    chain_convolutions,
+    drop_unread_maps,
+    fold_batch_norms,
+    fuse_modules,
+    split_concatenations,
+    use_onednn,
+)
 from segplug_deploy.labels import fast_outputs
 from segplug_deploy.onednn import has_onednn
 
 log = logging.getLogger(__name__)
-
-ROW_MAJOR = ("SwinTransformer",)
-"""Backbones that are slower in the layout ``channels_last``, on a CPU."""
 
 
 def optimize_for_inference(
@@ -50,10 +55,11 @@ def optimize_for_inference(
             logits are equal up to rounding. None does on a CPU of the x86 family.
         winograd: With ``onednn``, compute 3x3 convolutions of many channels with fewer multiplications; their rounding
             errors are four to eight times as large, and their weights take up to five times the memory.
-        channels_last: Convolve in this memory layout. None does on a CPU, except for the backbones `ROW_MAJOR`.
+        channels_last: Convolve in this memory layout. None does on a CPU.
         labels: Compute the class ids of a segmentor without logits at the size of the image; they are the same.
-        memory: On a CPU, let the process keep 128 MiB of freed memory for the next image, as far as glibc is its C
-            library: else a fifth to a third of the time of some models goes into mapping memory.
+        memory: Keep no feature maps that only auxiliary heads read, so that the losses cannot be computed. On a CPU,
+            let the process keep 128 MiB of freed memory for the next image, as far as glibc is its C library: else a
+            fifth to a third of the time of some models goes into mapping memory.
         compile: Compile ``predict``, or a module without it, with `torch.compile`, when it is first called and for each
             size of images.
     """
@@ -64,11 +70,11 @@ def optimize_for_inference(
     on_cpu = torch.device(device).type == "cpu"
     if is_deep and (on_cpu and has_onednn() if onednn is None else onednn):
         use_onednn(faster, winograd)
+        split_concatenations(faster)
         chain_convolutions(faster)
-    if channels_last is None:
-        backbones = {type(module).__name__ for module in faster.modules()} if is_deep else set()
-        channels_last = on_cpu and not backbones & {*ROW_MAJOR}
-    if channels_last and is_deep:
+    if is_deep and memory and isinstance(faster, Segmentor):
+        drop_unread_maps(faster)
+    if is_deep and (on_cpu if channels_last is None else channels_last):
         _to_channels_last(faster)
     if labels and hasattr(faster, "outputs"):
         faster.outputs = fast_outputs(faster.outputs)
@@ -112,5 +118,6 @@ def _to_channels_last(model: nn.Module) -> None:
     """Store the weights of convolutions in this layout, which their results take over."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and "weight" in module._parameters:
-            weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+            # `contiguous` would leave those of 1x1 convolutions with strides from which torch does not see the layout.
+            weight = module.weight.detach().to(memory_format=torch.channels_last)
             module.weight = nn.Parameter(weight, requires_grad=False)

@@ -26,7 +26,7 @@ POINT = 0.625
 rounding errors, along both axes four to eight times those of a direct convolution in channels-last layout."""
 TILE = 4
 """Results of a tile along an axis."""
-STRIP = 1 << 20
+STRIP = 1 << 19
 """Values at points, of the input or the result, that are computed together; a row of tiles may have more."""
 BLOCK = 256
 """Output channels that are computed together; for more, the layout of the packed weights depends on the image."""
@@ -36,9 +36,11 @@ GROWTH, MAX_WEIGHTS = 4, 5_000_000
 """Transformed weights per weight, and of a layer, unless its input and result are larger; they stay in memory."""
 MIN_PIXELS = 256
 """For fewer results, reading the transformed weights takes longer than multiplying by the others."""
-MIN_CHANNELS, MIN_CHANNELS_BOTH = 32, 64
+MIN_CHANNELS, MIN_CHANNELS_BOTH = 32, 128
 """From these products of input and output channels over their sum, the products of the algorithm along one axis, and
 along both, cost more than the additions."""
+MIN_PIXELS_BOTH = 1024
+"""For fewer results, reading the weights for both axes takes longer than the products that they save."""
 Weights = list[tuple[Tensor, Tensor]]
 """Weights, packed by oneDNN, and bias of the products, for each `BLOCK` of output channels."""
 
@@ -55,26 +57,31 @@ def _channels(conv: nn.Conv2d) -> float:
 class WinogradConv2d(OneDNNConv2d):
     """A 3x3 convolution and an activation: (N, C, H, W) -> (N, out_channels, H', W').
 
-    The transformed weights are made when it is first called. A small image takes less time than reading them, so that
-    it is left to `OneDNNConv2d`.
+    The weights for one axis are transformed when it is first called, those for both with the first image that is large
+    enough. A small image takes less time than reading them, so that it is left to `OneDNNConv2d`.
     """
 
-    transformed: Weights | None = None
+    transformed: dict[bool, Weights]
+    """By whether they are for both axes."""
 
-    @property
-    def both(self) -> bool:
-        """Whether the algorithm is along both axes."""
-        return _channels(self) >= MIN_CHANNELS_BOTH
+    @classmethod
+    def of(cls, layer: Any, activation: nn.Module | None = None) -> Any:
+        faster = super().of(layer, activation)
+        faster.transformed = {}
+        return faster
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4 or not runs_in_onednn(input, self.weight) or self._is_too_large(input):
             return super().forward(input)
-        weights = self.transformed or self.transform()  # also for a small image: the first one is that of the check
-        if not self._is_faster(input):
+        pixels = len(input) * math.prod(self._size(input))
+        both = _channels(self) >= MIN_CHANNELS_BOTH and pixels >= MIN_PIXELS_BOTH
+        if both not in self.transformed:  # also for a small image: the first one is that of the check
+            self.transformed[both] = self.transform(both)
+        if min(self._size(input)) <= 0 or pixels < MIN_PIXELS:
             return super().forward(input)
         (down, across), (top, left) = self.dilation, cast("tuple[int, int]", self.padding)
         height, width = self._size(input)
-        steps = TILE * down, (TILE if self.both else 1) * across
+        steps = TILE * down, (TILE if both else 1) * across
         # Whole tiles; the results outside are computed from zeros.
         tiled = [-(-length // step) * step for length, step in zip((height, width), steps, strict=True)]
         result = self.weight.new_empty(len(input), *tiled, self.out_channels)
@@ -82,7 +89,7 @@ class WinogradConv2d(OneDNNConv2d):
             for row in range(down):
                 for column in range(across):
                     (above, rows), (before, columns) = _every(down, row - top), _every(across, column - left)
-                    self._convolve(image[rows, columns], (above, before), weights, plane[row::down, column::across])
+                    self._convolve(image[rows, columns], (above, before), both, plane[row::down, column::across])
         return result[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
     def _size(self, input: Tensor) -> list[int]:
@@ -94,22 +101,18 @@ class WinogradConv2d(OneDNNConv2d):
         elements = input.numel() + len(input) * self.out_channels * math.prod(self._size(input))
         return GROWTH * self.weight.numel() > max(elements, MAX_WEIGHTS)
 
-    def _is_faster(self, input: Tensor) -> bool:
-        size = self._size(input)
-        return min(size) > 0 and len(input) * math.prod(size) >= MIN_PIXELS
-
-    def _convolve(self, inside: Tensor, before: tuple[int, int], weights: Weights, results: Tensor) -> None:
+    def _convolve(self, inside: Tensor, before: tuple[int, int], both: bool, results: Tensor) -> None:
         """Write the results (H', W', out_channels) of a dense convolution.
 
         Args:
             inside: Pixels (H, W, C).
             before: Rows and columns of zeros before them.
-            weights: Those of `transform`.
+            both: Whether the algorithm is along both axes.
             results: A view that is written to.
         """
         (top, left), (height, width) = before, results.shape[:2]
         channels = max(self.in_channels, min(self.out_channels, BLOCK))
-        values = width * channels * (9 if self.both else 6)  # of a row of tiles
+        values = width * channels * (9 if both else 6)  # of a row of tiles
         # Each strip reads all weights.
         rows = max(max(STRIP, GROWTH * self.weight.numel() // 4) // values, 1) * TILE
         strips = -(-height // rows)
@@ -120,27 +123,27 @@ class WinogradConv2d(OneDNNConv2d):
             first = max(top - start, 0)
             pixels = inside.new_zeros(count + 2, width + 2, self.in_channels)
             pixels[first : first + len(taken), left : left + taken.shape[1]] = taken
-            self._convolve_strip(pixels, weights, results[start : start + count])
+            self._convolve_strip(pixels, both, results[start : start + count])
 
-    def _convolve_strip(self, pixels: Tensor, weights: Weights, results: Tensor) -> None:
+    def _convolve_strip(self, pixels: Tensor, both: bool, results: Tensor) -> None:
         """Write the results (H', W', out_channels) of pixels (H' + 2, W' + 2, C)."""
-        height, width = len(results) // TILE, results.shape[1] // (TILE if self.both else 1)
-        if self.both:  # pixels (H' + 2, W' / 4, 6, C)
+        height, width = len(results) // TILE, results.shape[1] // (TILE if both else 1)
+        if both:  # pixels (H' + 2, W' / 4, 6, C)
             rows, pixels = pixels, pixels.new_empty(len(pixels), width, 6, self.in_channels)
             _to_points(_tiles(rows, 1), pixels.unbind(2))
         values = pixels.new_empty(height, pixels.shape[1], 6, *pixels.shape[2:])
         _to_points(_tiles(pixels, 0), values.unbind(2))
         values = values.flatten(2).permute(2, 0, 1)[None]
         groups, convolve = values.shape[1] // self.in_channels, torch.ops.mkldnn._convolution_pointwise
-        for target, (packed, bias) in zip(results.split(BLOCK, 2), weights, strict=True):
+        for target, (packed, bias) in zip(results.split(BLOCK, 2), self.transformed[both], strict=True):
             products = convolve(values, packed, bias, *PLAIN, groups, "none", [], "")
-            self._interpolate(products[0].permute(1, 2, 0).unflatten(2, (6, -1)), target)
+            self._interpolate(products[0].permute(1, 2, 0).unflatten(2, (6, -1)), both, target)
 
-    def _interpolate(self, products: Tensor, results: Tensor) -> None:
+    def _interpolate(self, products: Tensor, both: bool, results: Tensor) -> None:
         """Write the results (H', W', channels) that have these values at points, (H' / 4, w, 6, [6] channels)."""
         height, width, channels = *products.shape[:2], results.shape[2]
         results = results.unflatten(0, (height, TILE))
-        if self.both:
+        if both:
             rows = products.new_empty(height, TILE, width, 6 * channels)
             _from_points(products.unbind(2), rows.unbind(1))
             _from_points(rows.unflatten(3, (6, -1)).unbind(3), results.unflatten(2, (width, TILE)).unbind(3))
@@ -151,8 +154,8 @@ class WinogradConv2d(OneDNNConv2d):
         elif not isinstance(self.activation, nn.Identity):
             results.copy_(self.activation(results))
 
-    def transform(self) -> Weights:
-        """Store and return the weights and biases of the products.
+    def transform(self, both: bool) -> Weights:
+        """Return the weights and biases of the products.
 
         Groups are points: of both axes, or of the columns, with convolutions along the rows.
         """
@@ -160,22 +163,22 @@ class WinogradConv2d(OneDNNConv2d):
         powers = torch.cat([points[:, None] ** torch.arange(3), torch.tensor([[0.0, 0.0, 1.0]])])
         scales = [math.prod(p - q for q in points.tolist() if p != q) for p in points.tolist()]
         filters = powers / torch.tensor([*scales, 1])[:, None]
-        self.transformed = []
+        transformed = []
         biases = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias.detach()
         for block, values in zip(self.weight.detach().split(BLOCK), biases.split(BLOCK), strict=True):
             weights = torch.einsum("py,ocyx->pocx", filters, block.double())
-            if self.both:
+            if both:
                 weights = torch.einsum("qx,pocx->pqoc", filters, weights)[..., None].flatten(0, 1)
             bias = values.new_zeros(len(weights), len(block))
-            bias[7 if self.both else 1] = values  # every result has the value at the point 1, or 1, 1, once
+            bias[7 if both else 1] = values  # every result has the value at the point 1, or 1, 1, once
             weights = weights.float().reshape(-1, self.in_channels, 1, weights.shape[-1])
             shape = [1, len(bias) * self.in_channels, 8, 8]  # of an input; the best layout varies a little with it
             packed = torch.ops.mkldnn._reorder_convolution_weight(weights, *PLAIN, len(bias), shape)
-            self.transformed.append((packed, bias.flatten()))
-        return self.transformed
+            transformed.append((packed, bias.flatten()))
+        return transformed
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "transformed": None}  # packed tensors can be neither copied nor saved
+        return {**self.__dict__, "transformed": {}}  # packed tensors can be neither copied nor saved
 
 
 def _every(step: int, start: int) -> tuple[int, slice]:

@@ -6,15 +6,15 @@ Rethinking Atrous Convolution for Semantic Image Segmentation, Chen et al., 2017
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
-from segkernel.nn import AdaptiveAvgPool2d, ConvModule, DecodeHead, DecodeHeadArguments, resize
+from segkernel.nn import AdaptiveAvgPool2d, Concat, ConvModule, DecodeHead, DecodeHeadArguments, resize
 
 
 class ASPPHead(DecodeHead):
@@ -37,6 +37,7 @@ class ASPPHead(DecodeHead):
             AdaptiveAvgPool2d(1), ConvModule(self.in_channels, self.channels, 1, **self.layer_cfgs)
         )
         self.aspp_modules = nn.ModuleList(self.branch(dilation) for dilation in self.dilations)
+        self.concat = Concat()
         channels = (len(self.dilations) + 1) * self.channels
         self.bottleneck = ConvModule(
             channels, self.channels, fusion_kernel, padding=fusion_kernel // 2, **self.layer_cfgs
@@ -53,7 +54,7 @@ class ASPPHead(DecodeHead):
         """Apply the parallel branches and fuse them: (N, in_channels, h, w) -> (N, channels, h, w)."""
         # The pooled image comes first, then the dilations in order: published bottlenecks weight them so.
         image = resize(self.image_pool(x), x.shape[2:], align_corners=self.align_corners)
-        return self.bottleneck(torch.cat([image, *(branch(x) for branch in self.aspp_modules)], 1))
+        return self.bottleneck(self.concat(chain([image], (branch(x) for branch in self.aspp_modules))))
 
     def forward_feature(self, features: Features) -> Tensor:
         return self.aspp(self.select(features))

@@ -6,14 +6,13 @@ Fully Convolutional Networks for Semantic Segmentation, Long, Shelhamer and Darr
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.annotations import NonNegativeInt, OddInt, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
+from segkernel.nn import Concat, ConvModule, DecodeHead, DecodeHeadArguments
 
 
 class FCNHead(DecodeHead):
@@ -45,6 +44,7 @@ class FCNHead(DecodeHead):
         convs = [self.conv(self.channels if i else self.in_channels, dilation) for i in range(num_convs)]
         self.convs = nn.Sequential(*convs) if convs else nn.Identity()
         # Without the dilation of the other convolutions, as in MMSegmentation.
+        self.concat = Concat()
         self.conv_cat = self.conv(self.in_channels + self.channels) if concat_input else None
 
     def forward_feature(self, features: Features) -> Tensor:
@@ -53,7 +53,7 @@ class FCNHead(DecodeHead):
     def convolve(self, x: Tensor) -> Tensor:
         """Apply the convolutions before the classifier: (N, in_channels, h, w) -> (N, channels, h, w)."""
         out = self.convs(x)
-        return out if self.conv_cat is None else self.conv_cat(torch.cat([x, out], 1))
+        return out if self.conv_cat is None else self.conv_cat(self.concat([x, out]))
 
     def conv(self, in_channels: int, dilation: int = 1) -> nn.Module:
         """Return one convolution, (N, in_channels, h, w) -> (N, channels, h, w)."""

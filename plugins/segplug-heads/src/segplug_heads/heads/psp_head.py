@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, PyramidPooling
+from segkernel.nn import Concat, ConvModule, DecodeHead, DecodeHeadArguments, PyramidPooling
 
 
 class PSPHead(DecodeHead):
@@ -30,10 +29,11 @@ class PSPHead(DecodeHead):
         self.psp_modules = PyramidPooling(
             pool_scales, self.in_channels, self.channels, align_corners=self.align_corners, **self.layer_cfgs
         )
+        self.concat = Concat()
         # The paper projects to 1/N of the channels for N scales: 512 of 2048, which is the usual `channels`.
         channels = self.in_channels + len(pool_scales) * self.channels
         self.bottleneck = ConvModule(channels, self.channels, 3, padding=1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         x = self.select(features)
-        return self.bottleneck(torch.cat([x, *self.psp_modules(x)], 1))
+        return self.bottleneck(self.concat([x, *self.psp_modules(x)]))

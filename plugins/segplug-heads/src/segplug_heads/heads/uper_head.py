@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, LayerConfig, LayerConfigs, PyramidPooling, build_norm, resize
+from segkernel.nn import Concat, ConvModule, LayerConfig, LayerConfigs, PyramidPooling, build_norm, resize
 from segplug_heads.heads.pyramid_head import PyramidArguments, PyramidHead
 
 
@@ -48,6 +47,7 @@ class UPerHead(PyramidHead):
         self.psp_modules = PyramidPooling(
             pool_scales, coarsest, self.channels, align_corners=self.align_corners, **self.layer_cfgs
         )
+        self.concat_pooled, self.concat_levels = Concat(), Concat()
         pooled = coarsest + len(pool_scales) * self.channels
         layers: LayerConfigs = {**self.layer_cfgs, "norm_cfg": bottleneck_norm_cfg or self.norm_cfg}
         self.bottleneck = ConvModule(pooled, self.channels, 3, padding=1, **layers)
@@ -65,13 +65,14 @@ class UPerHead(PyramidHead):
         if self.feature_norms is not None:
             maps = [norm(x) for norm, x in zip(self.feature_norms, maps, strict=True)]
         *finer, coarsest = maps
-        top = self.bottleneck(torch.cat([coarsest, *self.psp_modules(coarsest)], 1))
+        top = self.bottleneck(self.concat_pooled([coarsest, *self.psp_modules(coarsest)]))
         levels = [*(conv(x) for conv, x in zip(self.lateral_convs, finer, strict=True)), top]
         for i in reversed(range(1, len(levels))):
             levels[i - 1] = levels[i - 1] + self._resize(levels[i], levels[i - 1])
         # The coarsest level has been filtered by the bottleneck already.
         levels = [*(conv(x) for conv, x in zip(self.fpn_convs, levels[:-1], strict=True)), top]
-        return self.fpn_bottleneck(torch.cat([levels[0], *(self._resize(x, levels[0]) for x in levels[1:])], 1))
+        finest = levels[0]
+        return self.fpn_bottleneck(self.concat_levels(x if x is finest else self._resize(x, finest) for x in levels))
 
     def _resize(self, x: Tensor, like: Tensor) -> Tensor:
         return resize(x, like.shape[2:], align_corners=self.align_corners)
