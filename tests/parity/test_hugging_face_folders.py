@@ -76,7 +76,7 @@ def test_a_folder_is_a_base_to_fine_tune_from(folder: Path, tmp_path: Path) -> N
 def test_a_config_that_is_not_supported_is_one_clear_error(folder: Path, tmp_path: Path) -> None:
     case, _ = model_of("segformer_b0_hf")
     wrong = {
-        "model_type": ({"model_type": "segfomer"}, "did you mean 'segformer'"),
+        "model_type": ({"model_type": "segfomer"}, "supported: beit, .*segformer"),
         "architectures": ({"architectures": ["SegformerModel"]}, "SegformerModel is not supported"),
         "depths": ({"depths": None}, "num_layers"),
         "mlp_ratios": ({"mlp_ratios": [8, 8, 4, 4]}, "all entries must be equal"),
@@ -103,7 +103,12 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     (path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"preprocessor_config\.json"):
         Predictor(path)
-    (path / "model.safetensors").unlink()
     (path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    config = (path / "config.json").read_text()
+    (path / "config.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"config\.json is not a JSON file"):
+        Predictor(path)
+    (path / "config.json").write_text(config)
+    (path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no weights"):
         Predictor(path)

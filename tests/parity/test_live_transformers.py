@@ -12,6 +12,7 @@ import torch
 from hugging_face import IMAGENET, folder_of, model_of
 
 from segkernel import Predictor
+from segkernel.loading import load_model
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("PIL")
@@ -102,3 +103,76 @@ def test_depths(tmp_path: Path) -> None:
     depths = prepared.post_process_depth_estimation(outputs, target_sizes=[SIZES[0]])[0]["predicted_depth"]
     ours = Predictor(folder, device="cpu")(image).labels
     assert torch.allclose(ours, depths, atol=2e-4 * float(depths.max()))
+
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+SWIN = {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 5, "out_features": STAGES}
+CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "out_features": STAGES}
+DINOV2 = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56, "patch_size": 14,
+          "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}  # fmt: skip
+NECK = {"neck_hidden_sizes": [8, 16, 24, 32], "fusion_hidden_size": 16}
+VIT = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 96, "image_size": 64,
+       "backbone_out_indices": [0, 1, 2, 3], **NECK}  # fmt: skip
+UPERNET = {"hidden_size": 16, "auxiliary_channels": 8}
+MOBILEVIT = {"hidden_sizes": [24, 32, 40], "neck_hidden_sizes": [8, 8, 16, 24, 32, 40, 64], "expand_ratio": 2.0}
+VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
+    "segformer": ("Segformer", {"hidden_sizes": [16, 32, 80, 128], "depths": [1, 2, 1, 1]}, (96, 130)),
+    "upernet, swin": ("UperNet", UPERNET | {"backbone_config": ("Swin", SWIN), "pool_scales": [1, 2]}, (70, 101)),
+    "upernet, convnext": ("UperNet", UPERNET | {"backbone_config": ("ConvNext", CONVNEXT)}, (96, 128)),
+    "upernet, convnextv2": ("UperNet", UPERNET | {"backbone_config": ("ConvNextV2", CONVNEXT)}, (96, 128)),
+    "dpt, norms": ("DPT", VIT | {"readout_type": "add", "use_batch_norm_in_fusion_residual": True}, (112, 112)),
+    "depth, odd grid": ("DPTDepth", VIT | {"readout_type": "ignore"}, (112, 112)),
+    "depth, dinov2": (
+        "DPTDepth", NECK | {"backbone_config": ("Dinov2", DINOV2), "add_projection": True, "fusion_hidden_size": 256},
+        (70, 70),
+    ),
+    "metric depth": (
+        "DepthAnythingDepth",
+        NECK | {"backbone_config": ("Dinov2", DINOV2), "reassemble_hidden_size": 48, "max_depth": 20,
+                "depth_estimation_type": "metric"},
+        (70, 98),
+    ),
+    "mobilenet, narrow": ("MobileNetV2", {"depth_multiplier": 0.35, "output_stride": 32}, (97, 130)),
+    "mobilenet, dilated": ("MobileNetV2", {"output_stride": 8, "tf_padding": False}, (96, 128)),
+    "mobilevit": ("MobileViT", MOBILEVIT | {"num_attention_heads": 2}, (128, 192)),
+    "mobilevit, odd": ("MobileViT", MOBILEVIT | {"output_stride": 16}, (113, 161)),
+    "mobilevitv2": ("MobileViTV2", {"width_multiplier": 0.75, "output_stride": 8}, (64, 128)),
+}  # fmt: skip
+"""Names in transformers, arguments of configs, sizes of images. A nested config is (name, arguments)."""
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_sizes_and_arguments(name: str, tmp_path: Path) -> None:
+    family, values, size = VARIANTS[name]
+    nested = {
+        key: getattr(transformers, f"{value[0]}Config")(**value[1])
+        for key, value in values.items()
+        if isinstance(value, tuple)
+    }
+    task = "ForDepthEstimation" if family.endswith("Depth") else "ForSemanticSegmentation"
+    family = family.removesuffix("Depth")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**values | nested, num_labels=5)
+    theirs = getattr(transformers, f"{family}{task}")(config).eval()
+    scatter(theirs)
+    theirs.save_pretrained(tmp_path)
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        outputs = theirs(images)
+        raw = load_model(tmp_path).model.eval()(images)
+    expected = outputs.logits if "logits" in outputs else outputs.predicted_depth[:, None]
+    if raw.shape != expected.shape:  # UPerNet resizes its logits
+        raw = torch.nn.functional.interpolate(raw, expected.shape[-2:], mode="bilinear")
+    assert float((raw - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+def scatter(model: torch.nn.Module) -> None:
+    """Draw weights with which every layer matters, and statistics other than those of fresh norms."""
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif value.ndim >= 2 and "position" not in name and value.is_floating_point():
+                value.normal_(0, value[0].numel() ** -0.5)
+            elif value.is_floating_point():
+                value.add_(torch.randn_like(value) * 0.1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, Place
-from segkernel.errors import CheckpointError, ConfigError, Problem, suggest
+from segkernel.errors import CheckpointError, ConfigError, Problem
 from segplug_heads.hugging_face import FAMILIES
 from segplug_heads.hugging_face.image_processor import preprocessing_of
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR, CARD = "config.json", "preprocessor_config.json", "README.md"
 SUFFIXES = (".safetensors", ".bin")
+USUAL = ("model.safetensors", "pytorch_model.bin")
+"""Names of the weights of a model that transformers has saved, the best first."""
 NUM_CLASSES = "data.num_classes"
 CLASS = "_model_class"
 """Key of the configs of segmentation_models_pytorch."""
@@ -68,11 +70,10 @@ class Folder:
         Raises:
             CheckpointError: There is none.
         """
-        for pattern in ("model.safetensors", "model-00001-of-*.safetensors", "pytorch_model.bin", "*.safetensors"):
+        for pattern in (USUAL[0], "model-00001-of-*.safetensors", USUAL[1], "*.safetensors"):
             if found := sorted(self.path.glob(pattern)):
                 return found[0]
-        message = f"{self.path}: has {CONFIG}, but no weights: model.safetensors or pytorch_model.bin"
-        raise CheckpointError(message)
+        raise CheckpointError(f"{self.path}: has {CONFIG}, but no weights: {' or '.join(USUAL)}")
 
     @cached_property
     def card(self) -> dict[str, str]:
@@ -112,7 +113,7 @@ class Folder:
 
     def _check_family(self, place: str) -> None:
         if self.model_type not in FAMILIES:
-            hint = suggest(self.model_type, FAMILIES) or f"supported: {', '.join(sorted(FAMILIES))}"
+            hint = f"supported: {', '.join(sorted(FAMILIES))}"
             raise ConfigError(Problem(f"{self.model_type!r} is not supported", "model_type", place, hint))
         known, named = FAMILIES[self.model_type], self.values.get("architectures") or ()
         if named and not set(known) & set(named):
@@ -130,9 +131,13 @@ class Folder:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder has the ``config.json`` of transformers or segmentation_models_pytorch."""
-    values = _read(path / CONFIG) if (path / CONFIG).is_file() else None
-    return values is not None and (isinstance(values.get("model_type"), str) or CLASS in values)
+    """Whether a folder has the ``config.json`` of transformers or segmentation_models_pytorch; a damaged one counts,
+    where weights of the usual name lie beside it."""
+    if not (path / CONFIG).is_file():
+        return False
+    if (values := _read(path / CONFIG)) is None:
+        return any((path / name).is_file() for name in USUAL)
+    return isinstance(values.get("model_type"), str) or CLASS in values
 
 
 def read_folder(path: Path) -> Folder:
