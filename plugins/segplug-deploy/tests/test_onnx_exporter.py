@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from deploy_models import METADATA, Tiny
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel import Predictor
 from segkernel.errors import ConfigError, ExportError, SegKernelError
+from segkernel.interfaces.model import PixelClasses
 from segkernel.nn import resize
 from segplug_deploy import ONNXExporter, prove, runtime
 from segplug_deploy.formats import onnx as onnx_format
@@ -122,6 +123,33 @@ def test_int8_quantises_convolutions_and_keeps_labels_and_metadata(exported, ima
     assert agreement(path, exported["model"], torch.cat([image, image.flip(-2)])) > 0.9
     assert ONNXExporter().load(path).metadata["classes"] == METADATA["classes"]
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+class Classes(Tiny):
+    """Logits of any number of classes at half of the size."""
+
+    def __init__(self, count: int, align_corners: bool) -> None:
+        super().__init__()
+        self.logits = nn.Conv2d(6, count, 1)
+        self.outputs = {"seg": PixelClasses(count, count, align_corners=align_corners)}
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        return {"seg": self.logits(self.stem(images))}
+
+
+@pytest.mark.parametrize(("count", "align_corners", "dtype"), [(5, False, torch.uint8), (260, True, torch.int64)])
+def test_labels_are_chosen_class_by_class(tmp_path, image, count, align_corners, dtype):
+    model, path = Classes(count, align_corners).eval(), tmp_path / "labels.onnx"
+    ONNXExporter(with_labels=True).export(model, path, image, METADATA)
+    loaded, images = ONNXExporter().load(path), torch.randn(2, 3, 43, 70)
+    assert "Loop" in loaded.graph_text()
+    with torch.no_grad():
+        wanted = model.outputs["seg"].resize(model(images), (43, 70), (43, 70)).argmax(1).to(dtype)
+    found = loaded.predict(images)["seg"]
+    assert found.dtype == dtype
+    assert torch.equal(found, wanted)
+    to_int8(path, [image.numpy()])
+    assert (ONNXExporter().load(path).predict(images)["seg"] == wanted).float().mean() > 0.8
 
 
 def test_int8_needs_images(exported, tmp_path):

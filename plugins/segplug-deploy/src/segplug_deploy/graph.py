@@ -15,7 +15,8 @@ from segkernel.errors import ExportError
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Segmentor
 from segkernel.interfaces.output import Output, PixelClasses, PixelMap
-from segplug_deploy.outputs import PixelLabels, labels_of, pack
+from segplug_deploy.formats.labels_loop import resized_argmax
+from segplug_deploy.outputs import FEW, PixelLabels, has_thresholds, labels_of, pack
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class Graph(nn.Module):
         segmentor: In evaluation mode.
         interface: What the graph takes and returns.
         preprocess: Arguments of `Preprocessor`; necessary for ``interface.preprocess``.
+        by_class: Whether labels are the result of one operator, `resized_argmax`; set by exporters that translate it.
     """
+
+    by_class = False
 
     def __init__(self, segmentor: Segmentor, interface: Interface, preprocess: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -78,6 +82,9 @@ class Graph(nn.Module):
 
     def _finish(self, name: str, raw: Tensor, images: Tensor, height: int, width: int) -> Tensor:
         output, size = self.segmentor.outputs[name], (images.shape[-2], images.shape[-1])
+        if self.by_class and isinstance(output, PixelClasses) and not has_thresholds(output):
+            labels = resized_argmax(raw, *size, output.align_corners, raw.shape[1] <= FEW)
+            return output.crop(labels, (height, width))
         full = output.resize(raw, size, size)
         if self.padded:  # else the slices become operators that Core ML does not have
             full = output.crop(full, (height, width))

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from segkernel.interfaces.model import Output, PixelClasses
 from segkernel.nn import upsample_logits
+from segplug_deploy.outputs import FEW, has_thresholds
 
 log = logging.getLogger(__name__)
 
 Size = Sequence[int]
 Step = tuple[Size, Size]
 # Below, torch interpolates several classes at once in another way than one: height + width, and classes.
-_SMALL, _FEW = 256, 4
+_SMALL, _UNROLLED = 256, 4
 _BAND, _CHUNK = 1 << 18, 1 << 15  # logits, and interpolated values, that fit into the cache
 _PIXELS = 1 << 17  # of planes that are compared at once
 _COST = 10  # time to interpolate a value here, relative to `interpolate`
@@ -36,20 +37,15 @@ _COST = 10  # time to interpolate a value here, relative to `interpolate`
 class FastPixelClasses(PixelClasses):
     """`PixelClasses` whose fields are computed class by class, or as in `resized_argmax`."""
 
-    @property
-    def _has_thresholds(self) -> bool:
-        """Whether each class is decided by itself, and not the largest of all."""
-        return self.threshold is not None and (self.task == "multilabel" or self.out_channels == 1)
-
     def finish(self, raw: Tensor, padded: Size, size: Size, original: Size) -> Tensor:
-        if self._has_thresholds:
+        if has_thresholds(self):
             planes = (raw[:, index : index + 1] for index in range(raw.shape[1]))
             fields = [PixelClasses.finish(self, plane, padded, size, original) for plane in planes]  # type: ignore[arg-type]
             return torch.cat(fields) if self.task == "multilabel" else fields[0]
         return resized_argmax(raw, [(padded, size), (original, original)], self.align_corners)[0]
 
     def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
-        if self._has_thresholds:
+        if has_thresholds(self):
             return super().decode(raw, activated)
         return resized_argmax(raw, [])[0]
 
@@ -73,12 +69,12 @@ def resized_argmax(logits: Tensor, steps: Sequence[Step], align_corners: bool = 
             the second.
         align_corners: As in ``interpolate``.
     """
-    dtype = torch.uint8 if logits.shape[1] <= 255 else torch.long
+    dtype = torch.uint8 if logits.shape[1] <= FEW else torch.long
     logits, steps = _without_copies(logits.detach(), steps)
     on_cpu = logits.device.type == "cpu"
     if on_cpu and not steps:
         return torch.stack([_argmax_in_parts(image, dtype) for image in logits])
-    if on_cpu and logits.shape[1] > _FEW and min(sum(size) for size, _ in steps) > _SMALL:
+    if on_cpu and logits.shape[1] > _UNROLLED and min(sum(size) for size, _ in steps) > _SMALL:
         largest = float(torch.stack(logits.aminmax()).abs().max())
         if math.isfinite(largest):
             return torch.stack([_argmax(image, steps, align_corners, dtype, largest) for image in logits])

@@ -58,14 +58,22 @@ class PixelLabels(Output):
         return PixelClasses(self.classes, self.classes, task=self.task).mismatch(dataset)
 
 
+FEW = 255
+"""Labels of at most this many classes are uint8."""
+
+
+def has_thresholds(output: PixelClasses) -> bool:
+    """Whether each class is decided by itself, and not the largest of all."""
+    return output.threshold is not None and (output.task == "multilabel" or output.out_channels == 1)
+
+
 def labels_of(output: PixelClasses, logits: Tensor) -> Tensor:
     """Return the labels (N, H, W), or (N, K, H, W) for ``multilabel``, of logits (N, C, H, W), as `decode` does."""
-    several = output.task == "multilabel"
-    if output.threshold is not None and (several or output.out_channels == 1):
-        chosen = (output.activate(logits) > output.threshold).to(torch.uint8)
-        return chosen if several else chosen[:, 0]
+    if has_thresholds(output):
+        chosen = (output.activate(logits) > (output.threshold or 0)).to(torch.uint8)
+        return chosen if output.task == "multilabel" else chosen[:, 0]
     labels = logits.argmax(1)
-    return labels.to(torch.uint8) if logits.shape[1] <= 255 else labels
+    return labels.to(torch.uint8) if logits.shape[1] <= FEW else labels
 
 
 def pack(outputs: Mapping[str, Output], raw: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:

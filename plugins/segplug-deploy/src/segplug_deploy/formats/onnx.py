@@ -6,6 +6,7 @@ logits = ONNXExporter().load("model.onnx")(images)
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from segkernel.errors import ExportError
 from segplug_deploy.certificate import Evidence
 from segplug_deploy.exporter import Dynamic, ExporterArguments, Precision, VerifiedExporter
 from segplug_deploy.formats.capture import capture, quiet
+from segplug_deploy.formats.labels_loop import translations
 from segplug_deploy.graph import Graph
 from segplug_deploy.quantize import to_float16, to_int8
 from segplug_deploy.runtime import ExportedSegmentor, only_file, opening, require
@@ -66,6 +68,8 @@ class ONNXExporter(VerifiedExporter):
         require_onnx()
 
     def write(self, graph: Graph, path: Path, images: Tensor, stored: Mapping[str, str], evidence: Evidence) -> None:
+        graph = copy.copy(graph)
+        graph.by_class = self.precision != "float16"  # onnxruntime's converter to float16 does not know loops
         write_onnx(graph, path, images, stored, evidence, self.dynamic, self.precision, self.opset)
 
     def open(self, path: Path, device: str | None) -> ONNXSegmentor:
@@ -95,7 +99,13 @@ def write_onnx(
     captured, names = capture(graph, images, dynamic), graph.names
     with quiet():
         program: Any = torch.onnx.export(
-            captured, input_names=["images"], output_names=names, opset_version=opset, dynamo=True, verbose=False
+            captured,
+            input_names=["images"],
+            output_names=names,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table=translations(),
         )
     written = program.model.opset_imports.get("")
     if opset not in (None, written):
