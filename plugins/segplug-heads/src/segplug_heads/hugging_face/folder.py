@@ -96,7 +96,8 @@ class Folder:
         self._check_family(place)
         try:
             family = import_module(f"{__package__}.{self.model_type}")
-            model = family.segmentor(self.values)
+            # A null stands for the default.
+            model = family.segmentor({key: value for key, value in self.values.items() if value is not None})
             if self.model_type == "smp":  # which saves no image processor
                 data = family.data(self.values)
             else:

@@ -7,6 +7,7 @@ image, and transforms of evaluation may only resize.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,13 +73,13 @@ def preprocessing_of(processor: Mapping[str, Any] | None, model_type: str) -> Pr
         log.warning("no preprocessor_config.json: images are processed as %s models usually are", model_type)
         processor = {}
     given = processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
-    name = given.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+    name = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", given)
     name = name or OF_MODEL.get(model_type, "")
     if name not in PROCESSORS:
         raise unsupported(
             "image_processor_type", given, f"supported: {', '.join(PROCESSORS)}, each with ImageProcessor"
         )
-    values = PROCESSORS[name] | dict(processor)
+    values = PROCESSORS[name] | {key: value for key, value in processor.items() if value is not None}
     only(values, do_pad=False)
     return _normalisation(values), [_resize(values, name)] if values.get("do_resize", True) else []
 
