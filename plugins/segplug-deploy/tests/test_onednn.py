@@ -161,6 +161,21 @@ def test_a_chain_in_strips_is_its_convolutions(name: str, large: int, monkeypatc
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("kernel_size", "rows"), [(1, 10), (3, 22)])
+def test_strips_have_few_rows_where_they_share_none(
+    kernel_size: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "LARGE", 0)
+    monkeypatch.setattr(chain, "STRIP", 10 * 8 * 50)
+    monkeypatch.setattr(chain, "MIN_ROWS", 20)
+    layers = [OneDNNConv2d.of(nn.Conv2d(*sizes)) for sizes in ((3, 8, 1), (8, 4, kernel_size, 1, kernel_size // 2))]
+    strips: list[int] = []
+    layers[0].register_forward_hook(lambda module, args, result: strips.append(result.shape[2]))
+    ConvChain(layers)(noise(1, 3, 80, 50))
+    assert max(strips) == rows
+
+
+@torch.no_grad()
 def test_convolutions_that_nothing_else_uses_become_a_chain() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1),

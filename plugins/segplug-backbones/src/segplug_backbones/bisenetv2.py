@@ -265,7 +265,10 @@ class BiSeNetV2(Backbone):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         *stages, context = self.semantic(images)
-        outputs = (self.bga(self.detail(images), context), *stages)
+        outputs = {i: x for i, x in enumerate(stages, start=1) if i in self.out_indices}
+        del stages  # others take no memory afterwards
+        if 0 in self.out_indices:
+            outputs[0] = self.bga(self.detail(images), context)
         return tuple(outputs[i] for i in self.out_indices)
 
 

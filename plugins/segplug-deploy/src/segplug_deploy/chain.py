@@ -18,7 +18,7 @@ from segplug_deploy.onednn import OneDNNConv2d
 LARGE = 1 << 21
 """Elements from which a map is computed in strips."""
 STRIP, MIN_ROWS = 1 << 21, 32
-"""Elements of the largest map of a strip, and rows of its result: neighbouring strips compute some rows twice."""
+"""Elements of the largest map of a strip, and rows of its result where neighbouring strips compute some rows twice."""
 MAX_WEIGHTS = 1_250_000
 """Weights of a layer that are read for each strip."""
 Rows = tuple[int, int]
@@ -63,7 +63,7 @@ def _in_strips(layers: Sequence[Any], input: Tensor) -> Tensor:
         sizes.append(_size(layer, sizes[-1]))
     largest = max((len(input) * layer.out_channels * h * w for layer, (h, w) in zip(layers, sizes[1:-1])), default=0)
     height = sizes[-1][0]
-    rows = max(-(-height // max(-(-largest // STRIP), 1)), MIN_ROWS)
+    rows = max(-(-height // max(-(-largest // STRIP), 1)), MIN_ROWS if _overlaps(layers) else 1)
     if rows >= height:
         for layer in layers:
             input = layer(input)
@@ -79,6 +79,11 @@ def _in_strips(layers: Sequence[Any], input: Tensor) -> Tensor:
             part = layer(part)[:, :, start - begin : stop - begin]
         result[:, :, slice(*strips[-1])] = part
     return result
+
+
+def _overlaps(layers: Sequence[Any]) -> bool:
+    """Whether neighbouring strips of the result need the same rows of a map between the layers."""
+    return any(layer.kernel_size[0] > layer.stride[0] for layer in layers[1:])
 
 
 def _size(layer: Any, size: Sequence[int]) -> tuple[int, ...]:
