@@ -155,7 +155,7 @@ class EVA02(PlainViT):
         """
         device, quarter = self.cls_token.device, self.head_dims // 4
         frequencies = 10000 ** -(torch.arange(quarter, device=device) / quarter)
-        y, x = (torch.arange(side, device=device) * (self.rope_grid / side) for side in size)
+        y, x = (torch.arange(side, device=device).float() * (self.rope_grid / side) for side in size)
         points = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)
         angles = (points.unsqueeze(-1) * frequencies).flatten(1).repeat_interleave(2, -1)
         return torch.stack([angles.cos(), angles.sin()])
