@@ -107,8 +107,8 @@ class TransformersViT(Renaming):
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         renamed = rename(join_qkv(super().convert(module, weights)), ((r"\.qkv\.", ".in_proj_"),))
-        own = module.state_dict()  # dense models do not use the last norm
-        return {key: value for key, value in renamed.items() if not key.startswith("ln1.") or key in own}
+        own = module.state_dict()  # dense models do not use the last norm and what follows it
+        return {key: value for key, value in renamed.items() if key in own or not key.startswith(("ln1.", "pooler."))}
 
 
 class JaxViT(Renaming):
