@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from segkernel.building import build
+from segplug_datasets import ScoresMetric
 
-LOSSES = json.loads((Path(__file__).parent / "newmodels" / "smp_losses.json").read_text())
+FOLDER = Path(__file__).parent / "newmodels"
+LOSSES = json.loads((FOLDER / "smp_losses.json").read_text())
+SCORES = json.loads((FOLDER / "smp_metrics.json").read_text())
 REGIONS = {"DiceLoss": "SoftTverskyLoss", "JaccardLoss": "JaccardLoss", "TverskyLoss": "SoftTverskyLoss"}
 
 
@@ -74,3 +77,36 @@ def test_losses_and_their_gradients_are_the_references(name: str) -> None:
         if not close:
             wrong.append((case["mode"], case["kwargs"], float(loss.detach()), case["value"], norm, case["grad_l2"]))
     assert not wrong
+
+
+@pytest.mark.parametrize("case", SCORES, ids=lambda case: f"{case['mode']}-{case['ignore']}")
+def test_scores_are_the_references(case: dict[str, Any]) -> None:
+    rng, mode = np.random.RandomState(case["seed"]), case["mode"]
+    if mode == "multiclass":
+        true = rng.randint(0, 4, (3, 16, 20))
+        predicted = np.where(rng.uniform(size=true.shape) < 0.6, true, rng.randint(0, 4, true.shape))
+        if case["ignore"] is not None:
+            true[..., :5] = case["ignore"]
+    else:
+        true = rng.uniform(size=(3, 1 if mode == "binary" else 4, 16, 20)) < 0.3
+        predicted = (rng.uniform(size=true.shape) * 0.6 + 0.4 * true).astype(np.float32) >= 0.5
+    if mode == "binary":
+        true, predicted = true[:, 0], predicted[:, 0]
+    classes = 1 if mode == "binary" else 4
+    metric = ScoresMetric(
+        scores=list({name.partition("/")[2]: None for name in case["scores"]}),
+        reductions=list({name.partition("/")[0]: None for name in case["scores"]}),
+        class_weight=[(i + 1) / 10 for i in range(classes)],
+        beta=2,
+        classes=["no", "yes"] if mode == "binary" else list("abcd"),
+        task=mode,
+    )
+    for image, labels in zip(predicted, true, strict=True):
+        metric.update(image.astype(np.uint8), labels.astype(np.uint8))
+    assert [metric.counts()[i].tolist() for i in range(4)] == [case[name] for name in ("tp", "fp", "fn", "tn")]
+    found = metric.compute()
+    for name, expected in case["scores"].items():
+        value = found[name.replace("/", "-")] / (1 if "likelihood" in name else 100)
+        # Theirs divides the weighted mean over the classes by their number, once more.
+        value /= classes if name.startswith("weighted-imagewise/") else 1
+        assert value == pytest.approx(expected, rel=1e-5), name

@@ -197,6 +197,7 @@ FAMILIES: dict[str, Representative] = {
         "unet-s5-d16_fcn",
         ("model.backbone.base_channels=16", "model.decode_head.in_channels=16", "model.auxiliary_head.in_channels=32"),
     ),
+    "unet_resnet": Representative("unet-r18", ("model.decode_head.decoder_channels=[32,32,16,16,8]",)),
     "upernet": Representative("upernet_r18", THIN),
     "vit": Representative("vit_deit-s16_upernet", (*SHALLOW_VIT, *THIN)),
 }

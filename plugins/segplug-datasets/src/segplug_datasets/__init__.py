@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from segplug_datasets.metrics.cityscapes import CityscapesMetric as CityscapesMetric
     from segplug_datasets.metrics.depth import DepthMetric as DepthMetric
     from segplug_datasets.metrics.iou import IoUMetric as IoUMetric
+    from segplug_datasets.metrics.scores import ScoresMetric as ScoresMetric
     from segplug_datasets.metrics.surface import HausdorffMetric as HausdorffMetric
     from segplug_datasets.metrics.surface import SurfaceDiceMetric as SurfaceDiceMetric
     from segplug_datasets.nyu import NYUDataset as NYUDataset
@@ -254,6 +255,7 @@ _HOMES = {
     "ResizeShortestEdge": ".transforms.resize",
     "ResizeToMultiple": ".transforms.resize",
     "STAREDataset": ".retina",
+    "ScoresMetric": ".metrics.scores",
     "SegRescale": ".transforms.special",
     "StreetScenes": ".street_scenes",
     "SurfaceDiceMetric": ".metrics.surface",

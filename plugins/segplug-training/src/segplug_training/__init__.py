@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segplug_training.finite_loss import FiniteLossHook as FiniteLossHook
     from segplug_training.freeze import FreezeHook as FreezeHook
     from segplug_training.fsdp import FSDPEngine as FSDPEngine
+    from segplug_training.loss_weight import LossWeightHook as LossWeightHook
     from segplug_training.memory import FreedMemoryHook as FreedMemoryHook
     from segplug_training.meter import MeterHook as MeterHook
     from segplug_training.metrics_log import MetricsLogHook as MetricsLogHook
@@ -86,6 +87,7 @@ _HOMES = {
     "Lamb": ".more_optimizers",
     "LinearLR": ".schedules",
     "LinearMomentum": ".momentum",
+    "LossWeightHook": ".loss_weight",
     "MLflowHook": ".trackers",
     "MeterHook": ".meter",
     "MetricsLogHook": ".metrics_log",
