@@ -35,6 +35,16 @@ except Exception as error: print(json.dumps([str(error), "torch" in sys.modules]
     assert not has_torch
 
 
+def test_the_exit_code_is_that_of_the_full_check() -> None:
+    code = """
+import os; os.environ["SEGKERNEL_DISABLE"] = "segplug-backbones"
+from segkernel.cli.config import check
+try: check.main(["segformer_mit-b0_8xb2-160k_ade20k-512x512"], standalone_mode=False)
+except Exception as error: print(json.dumps([error.exit_code, "torch" in sys.modules]))
+"""
+    assert run(code) == [3, False]
+
+
 def test_the_quick_check_finds_the_problems_of_the_full_one() -> None:
     code = """
 from segplug_heads.configs.quick_check import torch_stand_in

@@ -23,7 +23,7 @@ def resized_argmax(logits: Tensor, height: int, width: int, align_corners: bool,
     return labels.to(torch.uint8) if few else labels
 
 
-@resized_argmax.register_fake
+@torch.library.register_fake("segplug_deploy::resized_argmax")
 def _(logits: Tensor, height: int, width: int, align_corners: bool, few: bool) -> Tensor:
     return logits.new_empty((logits.shape[0], height, width), dtype=torch.uint8 if few else torch.int64)
 

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from segkernel.config import Config
-from segkernel.errors import BrokenPluginError, Problem
+from segkernel.errors import BrokenPluginError, Problem, SegKernelError
 
 REAL = "torch.optim"
 """The part of torch that is imported: its files need no compiled code."""
@@ -62,9 +62,14 @@ def _send_problems(config: Config, sender: int) -> None:
             problems = check(config)
         if not any(isinstance(problem.error, BrokenPluginError) for problem in problems):
             with open(sender, "wb") as file:
-                pickle.dump([replace(problem, error=None) for problem in problems], file)
+                pickle.dump([replace(problem, error=_portable(problem.error)) for problem in problems], file)
     finally:
         os._exit(0)
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    """Return an error that can be pickled, for the exit code of a problem; None for others."""
+    return error if isinstance(error, SegKernelError) else None
 
 
 @contextmanager
