@@ -34,6 +34,7 @@ def cost_of(config: Config, shape: tuple[int, int] | None = None) -> dict[str, s
     found = {"parameters": f"{total:,}"} | ({} if trained == total else {"trained": f"{trained:,}"})
     channels = Preprocessor(**(data.get("preprocess") or {})).mean.numel()
     try:
+        model.requires_grad_(False)  # the counter cannot follow a parameter that is an argument of a module
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.empty(1, channels, height, width, device="meta"))
     except NotImplementedError:  # without values
