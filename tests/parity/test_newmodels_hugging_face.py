@@ -18,11 +18,11 @@ CASES = [
     "mobilevit_xxs_deeplabv3_hf",
     "mobilevitv2_050_deeplabv3_hf",
     "mobilenetv2_100_deeplabv3_hf",
-    "dpt_small_semantic_hf",
     "dpt_tiny_depth_hf",
 ]
 LARGE = [
     "mobilevit_xs_deeplabv3_os8_hf",
+    "dpt_small_semantic_hf",
     "depth_anything_v2_small_hf",
     "upernet_swin_tiny_hf",
     "upernet_convnext_tiny_hf",
