@@ -20,6 +20,7 @@ from segkernel.annotations import Positive, PositiveInt, Probability
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, LayerConfig, build_activation, check_out_indices, resize
+from segplug_backbones.adapters import Adapter
 from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.squeeze import make_divisible
 
@@ -204,6 +205,7 @@ class MobileViT(Pretrained, Backbone):
         norm_cfg: Type of the norms after convolutions and its arguments.
         act_cfg: Type of the activations.
         pretrained: Weights to load: a file, an address, or a known name such as ``torchvision://resnet50``.
+        adapt: Parameters to add that train in place of the backbone's own, such as ``{type: LoRA, rank: 8}``.
 
     Raises:
         ConfigError: When an argument is out of range.
@@ -229,11 +231,12 @@ class MobileViT(Pretrained, Backbone):
         norm_cfg: Mapping[str, Any] = {"type": "BN"},
         act_cfg: Mapping[str, Any] = {"type": "SiLU"},
         pretrained: str | None = None,
+        adapt: Adapter | None = None,
     ) -> None:
         super().__init__()
         sizes = ARCHS[arch] if isinstance(arch, str) else arch
         channels, ratio = sizes["channels"], sizes["expand_ratio"]
-        self.pretrained = pretrained
+        self.pretrained, self.adapt = pretrained, adapt
         self.out_indices = check_out_indices(out_indices, len(DEPTHS))
         layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.stem = ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)
