@@ -167,9 +167,8 @@ def write_page(results: Path) -> None:
     for kind in formats:
         tried = [row for key, row in rows.items() if key[1] == kind]
         count = {result: sum(row["result"] == result for row in tried) for result in RESULTS}
-        counts.append(
-            f"- {kind}: {', '.join(f'{number} {result}' for result, number in count.items())}, of {len(tried)}"
-        )
+        found = ", ".join(f"{number} {result}" for result, number in count.items() if number)
+        counts.append(f"- {kind}: {found}, of {len(tried)}")
     reasons = [
         f"- {family}, {kind}: {_plain(row['reason'])}"
         for (family, kind), row in sorted(rows.items())
