@@ -24,6 +24,8 @@ def segmentor(config: Mapping[str, Any]) -> dict[str, Any]:
     only(config, key_bias=False, proj_bias=True, mlp_bias=True)
     if config["query_bias"] != config["value_bias"]:
         raise unsupported("value_bias", config["value_bias"], "only the same as query_bias is")
+    if config["use_gated_mlp"] and config["hidden_act"] not in ("silu", "swish"):
+        raise unsupported("hidden_act", config["hidden_act"], "with use_gated_mlp silu is")
     encoder = {
         "type": "DINOv3",
         "qv_bias": config["query_bias"],

@@ -71,7 +71,7 @@ def transformer(config: Mapping[str, Any], widths: list[int], pixel_channels: in
         config: The values that Mask2Former and OneFormer name alike.
         widths: Channels of the backbone's maps.
         pixel_channels: Channels of the pixel decoder.
-        activation: Name of the activation of feed-forward networks.
+        activation: Name of the activation in the decoder's feed-forward networks.
     """
     channels, heads = config["hidden_dim"], config["num_attention_heads"]
     if pixel_channels != channels:
@@ -88,7 +88,8 @@ def transformer(config: Mapping[str, Any], widths: list[int], pixel_channels: in
             "num_layers": config["encoder_layers"],
             "layer_cfg": {
                 "self_attn_cfg": attention,
-                "ffn_cfg": ffn(channels, config["encoder_feedforward_dim"], act, drop),
+                # Whatever the config says: its activation is that of the decoder.
+                "ffn_cfg": ffn(channels, config["encoder_feedforward_dim"], ACTIVATIONS["relu"], drop),
             },
         },
         "positional_encoding": positions,

@@ -23,7 +23,6 @@ DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 8,
     "dropout": 0.1,
     "dim_feedforward": 2048,
-    "enforce_input_proj": False,
     "ignore_value": 255,
     "num_queries": 150,
 }
@@ -33,11 +32,11 @@ def segmentor(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model of a ``OneFormerConfig``."""
     config = DEFAULTS | dict(config)
     only(config, pre_norm=False, common_stride=4, use_task_norm=True, norm="GN", task_seq_len=77, layer_norm_eps=1e-5)
+    only(config, enforce_input_proj=False)  # transformers neither saves nor loads these projections
     backbone, widths = backbone_of(config)
     head = {
         "type": "OneFormerHead",
         "out_channels": config["mask_dim"],
-        "enforce_decoder_input_project": config["enforce_input_proj"],
         "query_decoder": decoder(config, config["query_dec_layers"], ACTIVATIONS["relu"], config["dropout"]),
         "inference_size": "masks",
         **transformer(config, widths, config["conv_dim"], "relu"),

@@ -6,7 +6,7 @@ OneFormer: One Transformer to Rule Universal Image Segmentation, Jain et al., 20
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,20 @@ class TextQueryEncoder(nn.Module):
             nn.Linear(embed_dims, output_dims), nn.ReLU(inplace=True), nn.Linear(output_dims, output_dims)
         )
         self.prompt_ctx = nn.Embedding(context_tokens, output_dims)
+        self._init_weights(embed_dims)
+
+    def _init_weights(self, embed_dims: int) -> None:
+        """As CLIP's text encoder starts."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
+        residual = (2 * len(self.transformer)) ** -0.5
+        layer: Any
+        for layer in self.transformer:
+            attention, ffn = layer.attentions[0].attn, layer.ffns[0].layers
+            nn.init.normal_(attention.in_proj_weight, std=embed_dims**-0.5)
+            nn.init.normal_(attention.out_proj.weight, std=embed_dims**-0.5 * residual)
+            nn.init.normal_(ffn[0][0].weight, std=(2 * embed_dims) ** -0.5)
+            nn.init.normal_(ffn[1].weight, std=embed_dims**-0.5 * residual)
 
     def forward(self, classes: Sequence[Tensor]) -> Tensor:
         """Return text queries (N, num_queries, output_dims) for the class ids (G,) in each of N images."""
@@ -99,6 +111,7 @@ class TextQueryEncoder(nn.Module):
         tokens = tokenize(texts, self.context_length, pad=False).to(self.positional_embedding.device)
         length = tokens.shape[1]
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
+        # As CLIP, and OneFormer's authors: no token depends on the padding after it.
         causal_mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         for layer in self.transformer:
             x = layer(x, causal_mask)

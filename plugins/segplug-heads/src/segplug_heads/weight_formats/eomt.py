@@ -58,6 +58,7 @@ class TransformersEoMT(WeightFormat):
             key: value for key, value in weights.items() if key.startswith(("embeddings.", "layers.", "layernorm."))
         }
         encoder = rename(inner, self.encoder_rules)
+        encoder = {key: value for key, value in encoder.items() if value.numel()}  # there may be no register tokens
         if (positions := encoder.pop("embeddings.position_embeddings.weight", None)) is not None:
             encoder["embeddings.position_embeddings"] = positions.unsqueeze(0)
         rest = {key: value for key, value in weights.items() if key not in inner}
