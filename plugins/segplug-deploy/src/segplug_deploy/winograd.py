@@ -36,11 +36,11 @@ GROWTH, MAX_WEIGHTS = 4, 5_000_000
 """Transformed weights per weight, and of a layer, unless its input and result are larger; they stay in memory."""
 MIN_PIXELS = 256
 """For fewer results, reading the transformed weights takes longer than multiplying by the others."""
-MIN_CHANNELS, MIN_CHANNELS_BOTH = 32, 128
+MIN_CHANNELS, MIN_CHANNELS_BOTH = 32, 64
 """From these products of input and output channels over their sum, the products of the algorithm along one axis, and
 along both, cost more than the additions."""
-MIN_PIXELS_BOTH = 1024
-"""For fewer results, reading the weights for both axes takes longer than the products that they save."""
+MIN_BOTH = 1 << 18
+"""For fewer results times channels, reading the weights for both axes takes longer than the products that they save."""
 Weights = list[tuple[Tensor, Tensor]]
 """Weights, packed by oneDNN, and bias of the products, for each `BLOCK` of output channels."""
 
@@ -74,7 +74,7 @@ class WinogradConv2d(OneDNNConv2d):
         if input.dim() != 4 or not runs_in_onednn(input, self.weight) or self._is_too_large(input):
             return super().forward(input)
         pixels = len(input) * math.prod(self._size(input))
-        both = _channels(self) >= MIN_CHANNELS_BOTH and pixels >= MIN_PIXELS_BOTH
+        both = _channels(self) >= MIN_CHANNELS_BOTH and pixels * _channels(self) >= MIN_BOTH
         if both not in self.transformed:  # also for a small image: the first one is that of the check
             self.transformed[both] = self.transform(both)
         if min(self._size(input)) <= 0 or pixels < MIN_PIXELS:
