@@ -21,7 +21,9 @@ from segplug_heads.reference.find import all_keys, command_entries, component, c
 from segplug_heads.reference.yaml_text import flow
 
 CATALOG = Catalog.discover()
-VALUES = {"${data.num_classes}": 19, "${data.crop_size}": [512, 512], "${data.align_corners}": False}
+VALUES = {
+    "${data.num_classes}": 19, "${data.crop_size}": [512, 512], "${data.align_corners}": False, "${optim.batch_size}": 8
+}  # fmt: skip
 
 
 def resolved(value: Any) -> Any:

@@ -19,7 +19,7 @@ from segkernel.errors import CheckpointError
 from segkernel.interfaces.spec import Spec
 from segkernel.weights import load_into
 from segplug_instances import RCNN, DetectionFPN, DetectionResNet, MaskHead, MLPBoxHead
-from segplug_instances.weight_formats.detectron import DetectronBlobs, DetectronPickle, DetectronPyTorch
+from segplug_instances.weight_formats.detectron import DetectronBlobs, DetectronModelPickle, DetectronPyTorch
 from segplug_instances.weight_formats.detectron2 import Detectron2
 from segplug_instances.weight_formats.torchvision import COCO_IDS, TorchvisionDetector
 
@@ -140,10 +140,10 @@ def test_imagenet_blobs_fill_a_body(golden: Any, number: int) -> None:
 def test_a_pickle_of_python_2_is_read(golden: Any) -> None:
     facts, _ = golden.load("pkl/mini")
     blobs = golden.fill_blobs({name: {"shape": shape} for name, shape in facts["blobs"].items()})
-    found = DetectronPickle().read(golden.folder / "pkl" / "mini_detectron.pkl")
+    found = DetectronModelPickle().read(golden.folder / "pkl" / "mini_detectron.pkl")
     assert found.keys() == blobs.keys()
     assert all(torch.equal(found[name], value) for name, value in blobs.items())
-    assert "conv1_w" in DetectronPickle().read(golden.folder / "pkl" / "mini_imagenet.pkl")
+    assert "conv1_w" in DetectronModelPickle().read(golden.folder / "pkl" / "mini_imagenet.pkl")
 
 
 def test_a_body_of_caffe_takes_rgb_after_loading(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"blobs": {"conv1_w": Path("x")}}))
     with pytest.raises(CheckpointError, match="pathlib"):
-        DetectronPickle().read(path)
+        DetectronModelPickle().read(path)
 
 
 def test_a_damaged_pickle_is_one_error(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_damaged_pickle_is_one_error(tmp_path: Path) -> None:
     for length in range(0, len(whole), 40):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError):
-            DetectronPickle().read(path)
+            DetectronModelPickle().read(path)
 
 
 def small_model(**more: Any) -> RCNN:

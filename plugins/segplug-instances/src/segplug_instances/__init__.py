@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from segplug_instances.transforms import DetectionResize as DetectionResize
     from segplug_instances.weight_formats.detectron import CaffeBody as CaffeBody
     from segplug_instances.weight_formats.detectron import DetectronBlobs as DetectronBlobs
-    from segplug_instances.weight_formats.detectron import DetectronPickle as DetectronPickle
+    from segplug_instances.weight_formats.detectron import DetectronModelPickle as DetectronModelPickle
     from segplug_instances.weight_formats.detectron import DetectronPyTorch as DetectronPyTorch
     from segplug_instances.weight_formats.detectron2 import Detectron2 as Detectron2
     from segplug_instances.weight_formats.torchvision import TorchvisionDetector as TorchvisionDetector
@@ -49,7 +49,7 @@ _HOMES = {
     "Detectron2": ".weight_formats.detectron2",
     "DetectronBlobs": ".weight_formats.detectron",
     "DetectronConfigs": ".moving_in.source",
-    "DetectronPickle": ".weight_formats.detectron",
+    "DetectronModelPickle": ".weight_formats.detectron",
     "DetectronPyTorch": ".weight_formats.detectron",
     "FrozenBatchNorm2d": ".resnet",
     "Instances": ".output",

@@ -122,7 +122,7 @@ class CaffeBody(WeightFormat):
         return {key: value.flip(1) if key == "conv1.weight" else value for key, value in weights.items()}
 
 
-class DetectronPickle(WeightFormat):
+class DetectronModelPickle(WeightFormat):
     """Reads pickles of arrays as Python 2 wrote them; anything but arrays and plain values is refused, and never run.
 
     Not used where segplug-backbones is installed, whose reader takes the same files.
