@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 import newmodels
 import pytest
 import torch
 
+from segkernel import Predictor
 from segkernel.building import build
 from segkernel.weights import convert
 from segplug_heads.hugging_face.smp import data, segmentor
@@ -71,6 +74,17 @@ def test_other_arguments_are_the_references(name: str, arguments: dict[str, Any]
         expected, labels = expected
         torch.testing.assert_close(model.auxiliary_head(model.extract_feat(images)).flatten(1), labels)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_a_saved_folder_is_a_model(tmp_path: Path) -> None:
+    case = newmodels.load("fpn_mit_b0_smp")
+    config = {"_model_class": "FPN", **case.facts["build"]["kwargs"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pytest.importorskip("safetensors.torch").save_file(case.weights, tmp_path / "model.safetensors")
+    predictor = Predictor(tmp_path)
+    assert list(predictor.classes) == [f"LABEL_{i}" for i in range(7)]
+    with torch.no_grad():
+        assert case.failures({"logits": predictor.model(case.images)}) == []
 
 
 def test_encoders_that_are_not_here_are_listed() -> None:
