@@ -245,3 +245,20 @@ def test_drop_path_grows_from_zero_to_its_rate(name: str) -> None:
 def test_wrong_arguments_are_named(build: Callable[[], Backbone], word: str) -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match=word):
         build()
+
+
+CLASSES = {name: getattr(segplug_backbones, name) for name in segplug_backbones.__all__}
+DEPTHS = {"VGG": 11, **dict.fromkeys(("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt", "ResNeSt"), 50)}
+
+
+@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("name", [name for name, backbone in CLASSES.items() if hasattr(backbone, "pyramid")])
+def test_a_pyramid_has_a_map_for_each_halving(name: str, depth: int) -> None:
+    arguments = {"depth": DEPTHS[name]} if name in DEPTHS else {}
+    with torch.device("meta"):
+        backbone = CLASSES[name](**arguments, **CLASSES[name].pyramid[depth])
+        maps = backbone(torch.empty(2, 3, 64, 96))
+    strides = [stride for stride in backbone.strides if stride <= 2**depth]
+    assert strides == [2**i for i in range(1, depth + 1)][-len(strides) :]
+    for found, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
+        assert found.shape == (2, channels, 64 // stride, 96 // stride)

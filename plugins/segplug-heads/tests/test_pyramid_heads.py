@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segkernel.building import build
 from segkernel.errors import ConfigError
+from segkernel.interfaces.model import Features, Neck
 from segkernel.sample import Targets
 from segkernel.testing.toys import ToyBackbone
 from segplug_heads import DPTHead, ImageClassHead, SegformerHead, UNetHead, UNetPlusPlusHead
@@ -137,6 +138,30 @@ def test_missing_strides_are_named(head: str, strides: tuple[int, ...], message:
 def test_dilated_stages_count_as_halvings() -> None:
     net = model("PANHead", StridedBackbone((2, 4, 8, 16, 16)))
     assert net.decode_head.in_index == [1, 2, 3, 4]
+
+
+@torch.no_grad()
+def test_maps_of_one_stride_become_a_pyramid() -> None:
+    net = model("UNetHead", StridedBackbone((16, 16)), auxiliary_head={"type": "ImageClassHead", "num_classes": 4})
+    assert net.decode_head.feature_strides == (4, 8, 16, 32)
+    assert net.decode_head.in_channels == [256] * 4
+    assert net(torch.randn(1, 3, 64, 96)).shape[:2] == (1, 4)
+    narrow = model("UNetHead", StridedBackbone((14,)), neck={"type": "SimpleFeaturePyramid", "in_channels": 8,
+                   "out_channels": 12, "stride": 14})  # fmt: skip
+    assert narrow.decode_head.feature_strides == (4, 8, 16, 32)
+    assert narrow.decode_head.in_channels == [12] * 4
+
+
+class ToyNeck(Neck):
+    """It passes maps on, and does not say of which strides."""
+
+    def forward(self, features: Features) -> tuple[Tensor, ...]:
+        return tuple(features)
+
+
+def test_a_neck_of_unknown_strides_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"neck.*ToyNeck has no attributes `channels` and `strides`"):
+        model("UNetHead", neck=ToyNeck())
 
 
 def test_missing_arguments_are_reported_at_the_head() -> None:

@@ -170,6 +170,9 @@ class ConvNeXt(Pretrained, FreezableBackbone):
         ConfigError: When an argument is out of range or does not fit the others.
     """
 
+    pyramid: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        depth: {"out_indices": tuple(range(depth - 1)), "gap_before_final_norm": False} for depth in (3, 4, 5)
+    }
     conformance: ClassVar = (
         {"arch": {"depths": [1, 1, 2, 1], "channels": [4, 4, 8, 8]}, "out_indices": [0, 1, 2, 3],
          "gap_before_final_norm": False},

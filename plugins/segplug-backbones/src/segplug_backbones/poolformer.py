@@ -148,6 +148,9 @@ class PoolFormer(Pretrained, FreezableBackbone):
         ConfigError: When an argument is out of range or does not fit the others.
     """
 
+    pyramid: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        depth: {"out_indices": tuple(range(0, 2 * depth - 2, 2))} for depth in (3, 4, 5)
+    }
     conformance: ClassVar = {
         "arch": {"layers": [1, 1, 2, 1], "embed_dims": [4, 4, 8, 8], "mlp_ratios": [2] * 4,
                  "layer_scale_init_value": 0.1},

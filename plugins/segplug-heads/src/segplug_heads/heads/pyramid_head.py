@@ -92,5 +92,5 @@ def halving_maps(strides: Sequence[int]) -> list[int]:
     found = [strides[i] for i in chosen]
     if len(found) < 2 or any(2 * fine != coarse for fine, coarse in itertools.pairwise(found)):
         message = f"needs maps that halve in size from one to the next, the backbone's have strides {list(strides)}"
-        raise ConfigError(Problem(message, "backbone", hint="choose them by its out_indices, without dilation"))
+        raise ConfigError(Problem(message, "backbone", hint="choose them by its out_indices, or set a neck"))
     return chosen

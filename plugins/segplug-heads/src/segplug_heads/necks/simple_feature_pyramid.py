@@ -30,7 +30,7 @@ class SimpleFeaturePyramid(Neck):
         out_channels: Channels of all levels.
         scale_factors: Factor of each level: 4, 2, 1 or 0.5.
         in_index: The map to use, counted from 0; -1 is the last.
-        stride: Stride of that map in pixels; it only names the parameters.
+        stride: Stride of that map in pixels; it only names the parameters and ``strides``.
         norm_cfg: Type of the norms and its arguments.
 
     Raises:
@@ -55,12 +55,15 @@ class SimpleFeaturePyramid(Neck):
         if not set(scale_factors) <= {*FACTORS} or len({*scale_factors}) < len(scale_factors):
             message = f"{list(scale_factors)} should be different factors of {', '.join(map(str, FACTORS))}"
             raise ConfigError(Problem(message, "scale_factors"))
-        self.in_index, self.names = in_index, []
-        for factor in scale_factors:
+        self.in_index = in_index
+        levels = [round(math.log2(stride / factor)) for factor in scale_factors]
+        self.names = [f"simfp_{level}" for level in levels]
+        # That of patches of 14 pixels is nominal: a map of stride 3.5 counts as one of 4.
+        self.channels, self.strides = (out_channels,) * len(levels), tuple(2**level for level in levels)
+        for name, factor in zip(self.names, scale_factors, strict=True):
             rescale, width = _rescale(factor, in_channels, norm_cfg)
-            self.names.append(f"simfp_{round(math.log2(stride / factor))}")
             level = [*rescale, _NormedConv(width, out_channels, 1, norm_cfg)]
-            self.add_module(self.names[-1], nn.Sequential(*level, _NormedConv(out_channels, out_channels, 3, norm_cfg)))
+            self.add_module(name, nn.Sequential(*level, _NormedConv(out_channels, out_channels, 3, norm_cfg)))
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
         """Return a map for each factor."""
