@@ -2,10 +2,12 @@
 
     python benchmarks/starter.py path/to/data             # all sets that are there
     python benchmarks/starter.py path/to/data drive isbi2012 --iterations 300
+    python benchmarks/starter.py path/to/data camvid crackforest --iterations 300 --against unet_starter
 
 Each set is copied as a new user's folder, PNG masks of class ids in ``train``, ``val`` and ``test``. Then
 `seg-kernel init` and `seg-kernel run` work on it, and after them ``plain_unet.py`` in the CPU time that the run took,
-its validations included. Nothing is pretrained. The table shows the test mIoU.
+its validations included; or, with ``--against``, another recipe of the zoo, with the iterations that fit in that time.
+Nothing is pretrained. The table shows the test mIoU.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -99,17 +101,30 @@ def timed(command: list[str], cwd: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def compare(name: str, folder: Path, overrides: list[str]) -> dict[str, float]:
-    """Train both on a set; return their figures."""
-    python = sys.executable
-    timed([python, "-m", "segkernel", "init", ".", "--out", "my.yaml", "--force"], folder)
-    shutil.rmtree(folder / "run", ignore_errors=True)
-    seconds = timed([python, "-m", "segkernel", "run", "my.yaml", "--work-dir", "run", *overrides], folder)
-    ours = json.loads((folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()[-1])  # of the test
-    options = ["--classes", str(SETS[name][1]), "--seconds", str(seconds)]
-    timed([python, str(PLAIN), ".", *options, "--out", "plain.json"], folder)
-    plain = json.loads((folder / "plain.json").read_text("utf-8"))
-    return {"seconds": seconds, "ours": ours["mIoU"], "plain": plain["mIoU"]}
+def train(folder: Path, iterations: int | None, recipe: str = "starter") -> tuple[float, float]:
+    """Train a recipe with the command that a user would type; return the CPU time and the test mIoU."""
+    command = [sys.executable, "-m", "segkernel"]
+    timed([*command, "init", ".", "--out", "my.yaml", "--force"], folder)
+    config = (folder / "my.yaml").read_text("utf-8")
+    (folder / "my.yaml").write_text(config.replace("_base_: starter", f"_base_: {recipe}"), "utf-8")
+    shutil.rmtree(folder / recipe, ignore_errors=True)
+    overrides = [f"schedule.iterations={iterations}"] if iterations else []
+    seconds = timed([*command, "run", "my.yaml", "--work-dir", recipe, *overrides], folder)
+    return seconds, json.loads((folder / recipe / "metrics.jsonl").read_text("utf-8").splitlines()[-1])["mIoU"]
+
+
+def train_for(folder: Path, seconds: float, recipe: str) -> tuple[float, float]:
+    """Train a recipe for about this CPU time; two short runs tell what an iteration costs, and what all else."""
+    few, more = (train(folder, iterations, recipe)[0] for iterations in (10, 40))
+    each = (more - few) / 30
+    return train(folder, max(40, round(10 + (seconds - few) / each)), recipe)
+
+
+def train_plain(folder: Path, classes: int, seconds: float) -> tuple[float, float]:
+    """Train the plain script for this CPU time."""
+    options = ["--classes", str(classes), "--seconds", str(seconds), "--out", "plain.json"]
+    taken = timed([sys.executable, str(PLAIN), ".", *options], folder)
+    return taken, json.loads((folder / "plain.json").read_text("utf-8"))["mIoU"]
 
 
 def main() -> None:
@@ -117,19 +132,28 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of the sets")
     parser.add_argument("sets", nargs="*", default=list(SETS))
     parser.add_argument("--iterations", type=int, help="of `starter`; what init chooses without it")
+    parser.add_argument("--against", metavar="RECIPE", help="a recipe of the zoo instead of the plain U-Net")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/starter"))
     args = parser.parse_args()
-    overrides = [f"schedule.iterations={args.iterations}"] if args.iterations else []
-    rows = {}
-    print("| set | CPU time, s | plain U-Net, mIoU | starter, mIoU |\n| --- | --- | --- | --- |")
+    rows = []
+    other = args.against or "plain U-Net"
+    print(
+        f"| set | CPU time, s | {other}, CPU time, s | {other}, mIoU | starter, mIoU |\n| --- | --- | --- | --- | --- |"
+    )
     for name in args.sets:
         files, classes = SETS[name]
         folder = (args.work_dir / name).resolve()
         copy(files(args.data / name), name, classes, folder)
-        row = rows[name] = compare(name, folder, overrides)
-        print(f"| {name} | {row['seconds']:.0f} | {row['plain']:.1f} | {row['ours']:.1f} |", flush=True)
-    mean = {key: statistics.mean(row[key] for row in rows.values()) for key in ("seconds", "plain", "ours")}
-    print(f"| mean | {mean['seconds']:.0f} | {mean['plain']:.1f} | {mean['ours']:.1f} |")
+        seconds, ours = train(folder, args.iterations)
+        run = train_for(folder, seconds, args.against) if args.against else train_plain(folder, classes, seconds)
+        rows.append((seconds, *run, ours))
+        print(row(name, rows[-1]), flush=True)
+    print(row("mean", [statistics.mean(column) for column in zip(*rows, strict=True)]))
+
+
+def row(name: str, figures: Sequence[float]) -> str:
+    """Return a line of the table."""
+    return "| {} | {:.0f} | {:.0f} | {:.1f} | {:.1f} |".format(name, *figures)
 
 
 if __name__ == "__main__":

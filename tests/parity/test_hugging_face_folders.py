@@ -78,7 +78,7 @@ def test_a_config_that_is_not_supported_is_one_clear_error(folder: Path, tmp_pat
     wrong = {
         "model_type": ({"model_type": "segfomer"}, "supported: beit, .*segformer"),
         "architectures": ({"architectures": ["SegformerModel"]}, "SegformerModel is not supported"),
-        "depths": ({"depths": None}, "num_layers"),
+        "depths": ({"depths": [2, 2]}, "num_layers"),
         "mlp_ratios": ({"mlp_ratios": [8, 8, 4, 4]}, "all entries must be equal"),
         "hidden_act": ({"hidden_act": "quick_gelu"}, "quick_gelu"),
         "hidden_sizes": ({"hidden_sizes": [32, 64]}, "not a valid config"),

@@ -91,6 +91,6 @@ def test_the_tab_key_completes_packaged_configs_and_components() -> None:
 
     assert completions("seg-kernel run quicks", "zsh") == ["quickstart"]
     assert "model.decode_head.type=PSPHead" in completions("seg-kernel run quickstart model.decode_head.type=P", "zsh")
-    assert completions("seg-kernel explain PSP", "zsh") == ["PSPHead"]
+    assert completions("seg-kernel explain PSPH", "zsh") == ["PSPHead"]
     assert completions("seg-kernel explain quicks", "zsh") == ["quickstart"]
     assert completions("seg-kernel data st", "zsh") == ["stats"]
