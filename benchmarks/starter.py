@@ -107,10 +107,11 @@ def train(folder: Path, iterations: int | None, recipe: str = "starter") -> tupl
     timed([*command, "init", ".", "--out", "my.yaml", "--force"], folder)
     config = (folder / "my.yaml").read_text("utf-8")
     (folder / "my.yaml").write_text(config.replace("_base_: starter", f"_base_: {recipe}"), "utf-8")
-    shutil.rmtree(folder / recipe, ignore_errors=True)
+    runs = folder / "runs" / recipe
+    shutil.rmtree(runs, ignore_errors=True)
     overrides = [f"schedule.iterations={iterations}"] if iterations else []
-    seconds = timed([*command, "run", "my.yaml", "--work-dir", recipe, *overrides], folder)
-    return seconds, json.loads((folder / recipe / "metrics.jsonl").read_text("utf-8").splitlines()[-1])["mIoU"]
+    seconds = timed([*command, "run", "my.yaml", "--work-dir", str(runs), *overrides], folder)
+    return seconds, json.loads((runs / "metrics.jsonl").read_text("utf-8").splitlines()[-1])["mIoU"]
 
 
 def train_for(folder: Path, seconds: float, recipe: str) -> tuple[float, float]:

@@ -195,6 +195,15 @@ def test_coco_file_is_split_by_names() -> None:
     assert check(config) == []
 
 
+def test_a_folder_of_results_does_not_hide_the_packaged_config_of_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "starter").mkdir()
+    (tmp_path / "my.yaml").write_text("_base_: starter\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("starter")["model"] == load_config("my.yaml")["model"]
+
+
 def test_a_packaged_model_gets_the_classes_and_the_length() -> None:
     write_folder(Path("set"), COLORS)
     project = init("set", model=SEGFORMER, iterations=200)
@@ -337,7 +346,7 @@ def test_a_foundation_model_is_proposed_and_used_where_its_weights_are(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = load_config(zoo_model.FOUNDATION)
     missing = model_changes(model, recipe, 2)
-    assert missing.sections["model"]["backbone"] == {"~pretrained": None}
+    assert missing.sections["model"]["backbone"] == {"~pretrained": None, "~adapt": None}
     assert zoo_model.FOUNDATION not in model_changes(load_config("starter"), recipe, 2).why["_base_"]
     weights.parent.mkdir(parents=True)
     weights.touch()

@@ -115,7 +115,7 @@ def test_a_base_that_includes_itself_shows_the_cycle(problems):
 def test_a_missing_base_is_reported_where_it_is_named(problems):
     (problem,) = problems("seed: 1\n_base_: [base.yml, nix.yaml]", base=BASE, nix="seed: 1")
     assert (problem.path, problem.place) == ("_base_", "my.yaml:2:10")
-    assert problem.message == "no such file: base.yml"
+    assert problem.message == "base.yml: no such file"
     assert "'base.yaml'" in problem.hint
 
 

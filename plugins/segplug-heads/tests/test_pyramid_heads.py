@@ -13,7 +13,7 @@ from segkernel.errors import ConfigError
 from segkernel.interfaces.model import Features, Neck
 from segkernel.sample import Targets
 from segkernel.testing.toys import ToyBackbone
-from segplug_heads import DPTHead, ImageClassHead, SegformerHead, UNetHead, UNetPlusPlusHead
+from segplug_heads import DPTHead, ImageClassHead, LinknetHead, SegformerHead, UNetHead, UNetPlusPlusHead
 
 BN = {"type": "BN"}
 SMALL: dict[str, dict[str, Any]] = {
@@ -181,6 +181,12 @@ def test_every_block_doubles_the_resolution(kind: Any, decoder_channels: tuple[i
     assert head(maps).shape == (2, 5, *size)
     with pytest.raises(ConfigError, match="at least 2 blocks"):
         kind([8], in_channels=[4, 6, 8], in_index=[0, 1, 2], num_classes=5)
+
+
+@pytest.mark.parametrize("coarse", [(4, 6), (5, 6)])
+def test_linknet_takes_maps_rounded_down_and_up(coarse: tuple[int, int]) -> None:
+    head = LinknetHead(in_channels=[4, 8], in_index=[0, 1], num_classes=5)
+    assert head([torch.rand(2, 4, 9, 12), torch.rand(2, 8, *coarse)]).shape == (2, 5, 18, 24)
 
 
 def test_default_widths_follow_the_strides() -> None:

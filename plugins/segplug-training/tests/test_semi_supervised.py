@@ -105,7 +105,7 @@ def test_models_of_other_outputs_are_refused(tmp_path):
     runner = semi_supervised(tmp_path, 1)
     hook = SemiSupervisedHook(tmp_path)
     runner.model.outputs = {}
-    with pytest.raises(UsageError, match="one class for each pixel"):
+    with pytest.raises(UsageError, match="softmax over the classes of each pixel"):
         hook.before_train(runner)
 
 

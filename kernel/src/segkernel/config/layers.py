@@ -77,7 +77,9 @@ class Layers:
         """
         path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
         is_yaml = path.suffix in YAML and "::" not in name
-        hit = None if is_yaml and not path.exists() else self._find(str(path) if path.exists() else name, asked)
+        hit = self._find(str(path), asked) if path.exists() else None
+        if not (hit or is_yaml or path.is_file()):  # a folder of results may have the name of a config
+            hit = self._find(name, asked)
         if hit is None:
             if not (is_yaml or path.exists() or "/" in name or os.sep in name):
                 raise self._unknown(name, asked)
@@ -127,6 +129,4 @@ class Layers:
 def _no_file(path: Path, label: str, asked: str) -> Problem:
     names = [entry.name for entry in path.parent.glob("*.y*ml")]
     hint = suggest(path.name, names) if path.parent.is_dir() else f"no such folder: {path.parent}"
-    if asked:
-        return Problem(f"no such file: {label}", "_base_", asked, hint)
-    return Problem(f"{label}: no such file", hint=hint)
+    return Problem(f"{label}: no such file", "_base_" if asked else "", asked, hint)

@@ -130,7 +130,9 @@ class SemiSupervisedHook:
     def before_train(self, run: Run) -> None:
         output = run.model.outputs.get("seg")
         if not isinstance(output, PixelClasses) or output.activation != "softmax":
-            raise UsageError("SemiSupervisedHook: the model does not predict one class for each pixel")
+            raise UsageError(
+                "SemiSupervisedHook needs a model whose logits have a softmax over the classes of each pixel"
+            )
         if any(hasattr(parameter, "device_mesh") for parameter in run.model.parameters()):
             raise UsageError("SemiSupervisedHook: the model is sharded; use DDP or one device")
         self.run, self.model = run, run.model

@@ -191,6 +191,9 @@ def _backbone_weights(part: Mapping[str, Any], changed: dict[str, Any], path: st
             if found is None:
                 changed["~pretrained"] = None
                 changes.why[f"{path}.~pretrained"] = f"{value} is not on this machine; remove this line to download it"
+                if part.get("adapt"):
+                    changed["~adapt"] = None
+                    changes.why[f"{path}.~adapt"] = "random weights must learn; remove this line with the other"
                 missing = f"{path}.backbone" if path == "model" else path
             elif found != value:
                 changed["pretrained"] = found

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, LayerConfigs, build_activation, build_norm
+from segkernel.nn import ConvModule, LayerConfigs, build_activation, build_norm, resize
 from segplug_heads.heads.pyramid_head import PyramidArguments, PyramidHead, halving_maps
 
 
@@ -50,8 +50,8 @@ class LinknetHead(PyramidHead):
         x, *skips = self.select(features)[::-1]
         for block, skip in zip_longest(self.blocks, skips):
             x = block(x)
-            if skip is not None:  # of an odd size, it is a pixel smaller
-                x = x[:, :, : skip.shape[2], : skip.shape[3]] + skip
+            if skip is not None:  # of an odd size, it is a pixel smaller or larger
+                x = resize(x, skip.shape[2:], mode="nearest") + skip
         return x
 
 
