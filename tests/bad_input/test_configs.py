@@ -16,7 +16,7 @@ FILES = {
     "not text": (b"\xff\xfe\x00", "x.yaml is not UTF-8"),
     "code": ('a: !!python/object/apply:os.system ["touch executed"]', "x.yaml:1:4 the tag"),
     "two documents": ("seed: 1\n---\nseed: 2", "x.yaml:2:1 a second document"),
-    "a base that is missing": ("_base_: nope.yaml", "x.yaml:1:1 _base_: no such file: nope.yaml"),
+    "a base that is missing": ("_base_: nope.yaml", "x.yaml:1:1 _base_: nope.yaml: no such file"),
     "a base that is no path": ("_base_: 7", "x.yaml:1:1 _base_"),
     "itself as its base": ("_base_: x.yaml", "x.yaml:1:1 _base_: a base includes itself"),
     "a base that has it as its base": ("_base_: y.yaml", "y.yaml:1:1 _base_: a base includes itself"),
