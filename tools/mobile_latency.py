@@ -35,6 +35,8 @@ from segplug_deploy.quantize import to_int8
 FILE = COSTS.with_name("mobile-latency.json")
 MODELS = (
     "afformer-b", "afformer-t", "bisenetv2_fcn", "cgrseg-t", "efficientvit-seg-b0", "efficientvit-seg-b1", "fast_scnn",
+    "fpn_edgenext-s", "fpn_efficientformerv2-s0", "fpn_fastvit-t8", "fpn_mobilenetv4-conv-s", "fpn_mobilenetv4-conv-m",
+    "fpn_mobileone-s0", "fpn_repvit-m0.9", "fpn_starnet-s1",
     "mobilenet-v3-d8-s_lraspp", "pidnet-s", "pp-liteseg-t", "pp-mobileseg-b", "pp-mobileseg-t", "sctnet-b", "sctnet-s",
     "seaformer-b", "seaformer-s", "seaformer-t", "segformer_mit-b0", "segnext_mscan-t", "topformer-b", "topformer-s",
     "topformer-t", "umixformer_mit-b0",

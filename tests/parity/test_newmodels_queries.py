@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import golden_weights
@@ -13,8 +14,10 @@ import torch
 from hugging_face import model_of
 from torch import Tensor
 
+from segkernel import build
 from segkernel.interfaces.model import Segmentor
 from segkernel.weights import convert
+from segplug_heads import Mask2FormerHead
 from segplug_heads.heads.mask_queries import semantic_inference
 
 OUTPUTS = ("class_queries_logits", "masks_queries_logits")
@@ -71,3 +74,28 @@ def test_losses_equal_the_reference(name: str) -> None:
     gradients = torch.autograd.grad(total, [*model.parameters()], allow_unused=True)
     norm = sum(float(each.double().square().sum()) for each in gradients if each is not None) ** 0.5
     assert norm == pytest.approx(expected["grad_norm_total_seed0"], rel=1e-3 if "eomt" in name else 3e-2)
+
+
+DETECTRON2_RESNET = (
+    (r"layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
+    (r"downsample\.0\.", "shortcut."),
+    (r"downsample\.1\.", "shortcut.norm."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"^backbone\.conv1\.", "backbone.stem.conv1."),
+)
+
+
+def test_resnets_of_mask_transformers_take_normalised_images() -> None:
+    backbone = {"type": "ResNet", "depth": 18}
+    head = {**Mask2FormerHead.conformance, "type": "Mask2FormerHead", "in_channels": [64, 128, 256, 512]}
+    model = build("segmentors", {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head})
+    ours = {f"backbone.{key}": value for key, value in model.backbone.state_dict().items()}
+    theirs = {"sem_seg_head.predictor.query_feat.weight": model.decode_head.query_feat.weight}
+    for key, value in ours.items():
+        for old, new in DETECTRON2_RESNET:
+            key = re.sub(old, new, key)
+        theirs[key] = value
+    assert "backbone.res2.0.conv1.norm.weight" in theirs
+    found = convert(model, theirs).weights
+    assert found.keys() == ours.keys() | {"decode_head.query_feat.weight"}
+    assert torch.equal(found["backbone.conv1.weight"], ours["backbone.conv1.weight"])

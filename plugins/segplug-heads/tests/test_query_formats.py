@@ -119,28 +119,6 @@ def test_a_model_for_inference_leaves_the_text_encoder_out() -> None:
     model.load_state_dict(convert(model, theirs).weights, strict=True)
 
 
-def test_resnets_of_mask_transformers_take_normalised_images() -> None:
-    widths, backbone = [64, 128, 256, 512], {"type": "ResNet", "depth": 18}
-    head = {**Mask2FormerHead.conformance, "type": "Mask2FormerHead", "in_channels": widths}
-    model = build("segmentors", {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head})
-    theirs = by_names_of_the_authors(model)
-    for old, new in DETECTRON2_RESNET:
-        theirs = {re.sub(old, new, key) if key.startswith("backbone.") else key: each for key, each in theirs.items()}
-    assert "backbone.res2.0.conv1.norm.weight" in theirs
-    found = convert(model, theirs).weights
-    assert found.keys() == model.state_dict().keys()
-    assert torch.equal(found["backbone.conv1.weight"], model.state_dict()["backbone.conv1.weight"])
-
-
-DETECTRON2_RESNET = (
-    (r"layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
-    (r"downsample\.0\.", "shortcut."),
-    (r"downsample\.1\.", "shortcut.norm."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-    (r"^backbone\.conv1\.", "backbone.stem.conv1."),
-)
-
-
 def test_the_contrastive_loss_tells_images_from_each_other() -> None:
     torch.manual_seed(0)
     queries = torch.randn(3, 4, 8)
