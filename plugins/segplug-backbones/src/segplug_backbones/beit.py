@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel.annotations import NonNegative, PositiveInt, Probability
-from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
     FFN,
     DropPath,
@@ -32,7 +31,7 @@ from segkernel.nn import (
 from segplug_backbones.adapters import Adapter
 from segplug_backbones.positions import interpolate_relative_position_bias
 from segplug_backbones.pretrained import Pretrained
-from segplug_backbones.vit import Grid, init_weights, patch_grid, transformer_layer
+from segplug_backbones.vit import Grid, NumberedLayers, init_weights, patch_grid
 
 TOKEN_ROWS = 3
 """Last rows of a bias table: class token to patch, patch to class token, class token to itself."""
@@ -163,7 +162,7 @@ class BEiTLayer(nn.Module):
         return x + self.drop_path(self.gamma_2 * self.ffn(self.ln2(x)))
 
 
-class BEiT(Pretrained, Backbone):
+class BEiT(Pretrained, NumberedLayers):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, H // patch, W // patch).
 
     Any image size will do: the position biases are interpolated.
@@ -267,11 +266,6 @@ class BEiT(Pretrained, Backbone):
             if i in self.out_indices:
                 outputs.append(nlc_to_nchw(tokens[:, 1:], size))
         return tuple(outputs)
-
-    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
-        if stage_wise:
-            return super().layer_of(parameter, num_layers, stage_wise)
-        return transformer_layer(parameter)
 
     def _qkv_bias(self, qv_bias: bool) -> bool | str:
         """Return the ``bias`` of the attention, which `MAE` has for keys as well."""

@@ -19,7 +19,6 @@ from typing_extensions import Unpack
 
 from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.nn import (
-    ConvModule,
     DropPath,
     LayerConfig,
     is_tracing,
@@ -27,7 +26,7 @@ from segkernel.nn import (
     resize,
     trunc_normal_init,
 )
-from segplug_backbones.staged import LayerScale, StagedArguments, StagedBackbone, find_arch
+from segplug_backbones.staged import LayerScale, StagedArguments, StagedBackbone, conv_norm, find_arch
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ ARCHS = {
     ),
 }
 """Appendix of the paper."""
+ACT_CFG: LayerConfig = {"type": "GELU"}
 HEADS, VALUE_RATIO = 8, 4
 """Heads of the attention, and how many times wider values are than keys."""
 
@@ -122,8 +122,8 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: LayerConfig) -> None:
         super().__init__()
-        self.conv1 = conv_norm(in_channels, channels // 2, 3, stride=2, norm_cfg=norm_cfg, activate=True)
-        self.conv2 = conv_norm(channels // 2, channels, 3, stride=2, norm_cfg=norm_cfg, activate=True)
+        self.conv1 = conv_norm(in_channels, channels // 2, 3, stride=2, norm_cfg=norm_cfg, act_cfg=ACT_CFG)
+        self.conv2 = conv_norm(channels // 2, channels, 3, stride=2, norm_cfg=norm_cfg, act_cfg=ACT_CFG)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
@@ -190,8 +190,8 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, expansion: int, norm_cfg: LayerConfig) -> None:
         super().__init__()
         hidden = expansion * channels
-        self.fc1 = conv_norm(channels, hidden, 1, norm_cfg=norm_cfg, activate=True)
-        self.mid = conv_norm(hidden, hidden, 3, groups=hidden, norm_cfg=norm_cfg, activate=True)
+        self.fc1 = conv_norm(channels, hidden, 1, norm_cfg=norm_cfg, act_cfg=ACT_CFG)
+        self.mid = conv_norm(hidden, hidden, 3, groups=hidden, norm_cfg=norm_cfg, act_cfg=ACT_CFG)
         self.fc2 = conv_norm(hidden, channels, 1, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -322,27 +322,3 @@ def _attention_bias(biases: Tensor, queries: int, keys: int, logits: Tensor) -> 
     if is_tracing() or bias.shape[2:] != logits.shape[2:]:
         bias = resize(bias, logits.shape[2:], mode="bicubic")
     return bias
-
-
-def conv_norm(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    norm_cfg: LayerConfig,
-    activate: bool = False,
-) -> ConvModule:
-    """Return a convolution with bias and norm, and with GELU if it is activated."""
-    return ConvModule(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=groups,
-        bias=True,
-        norm_cfg=norm_cfg,
-        act_cfg={"type": "GELU"} if activate else None,
-    )

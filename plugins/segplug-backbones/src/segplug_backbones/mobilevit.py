@@ -18,11 +18,10 @@ from typing_extensions import TypedDict
 
 from segkernel.annotations import Positive, PositiveInt, Probability
 from segkernel.geometry import Size
-from segkernel.interfaces.model import Backbone
-from segkernel.nn import ConvModule, LayerConfig, build_activation, check_out_indices, resize
+from segkernel.nn import ConvModule, LayerConfig, build_activation, resize
 from segplug_backbones.adapters import Adapter
-from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.squeeze import make_divisible
+from segplug_backbones.staged import StagedBackbone
 
 Arch = Literal["xx_small", "x_small", "small"]
 OutputStride = Literal[8, 16, 32]
@@ -186,7 +185,7 @@ class MobileViTBlock(nn.Module):
         return self.conv_fusion(torch.cat([x, self.conv_proj(resize(folded, x.shape[2:]))], 1))
 
 
-class MobileViT(Pretrained, Backbone):
+class MobileViT(StagedBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 2, 4, 8, 16, 32.
 
     Odd sizes are rounded up.
@@ -233,14 +232,11 @@ class MobileViT(Pretrained, Backbone):
         pretrained: str | None = None,
         adapt: Adapter | None = None,
     ) -> None:
-        super().__init__()
         sizes = ARCHS[arch] if isinstance(arch, str) else arch
         channels, ratio = sizes["channels"], sizes["expand_ratio"]
-        self.pretrained, self.adapt = pretrained, adapt
-        self.out_indices = check_out_indices(out_indices, len(DEPTHS))
         layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.stem = ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)
-        self.stages = nn.ModuleList()
+        stem = ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)
+        stages: list[nn.Module] = []
         strides = strides_and_dilations(output_stride)
         for i, (depth, (stride, dilation)) in enumerate(zip(DEPTHS, strides)):
             first, width = channels[i], channels[i + 1]
@@ -262,17 +258,10 @@ class MobileViT(Pretrained, Backbone):
                     layers=layers,
                 )
                 blocks.append(transformer)
-            self.stages.append(nn.Sequential(*blocks))
-        self.channels = tuple(channels[i + 1] for i in self.out_indices)
+            stages.append(nn.Sequential(*blocks))
+        super().__init__(stem, stages, channels[1:], 2, out_indices, pretrained=pretrained)
+        self.adapt = adapt
         self.strides = tuple(min(2 ** (i + 1), output_stride) for i in self.out_indices)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x, outputs = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return tuple(outputs[i] for i in self.out_indices)
 
 
 def strides_and_dilations(output_stride: int) -> list[tuple[int, int]]:

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from segkernel.annotations import Positive, PositiveInt, Probability
-from segkernel.interfaces.model import Backbone
-from segkernel.nn import ConvModule, LayerConfig, build_activation, check_out_indices, resize
+from segkernel.nn import ConvModule, LayerConfig, build_activation, resize
 from segplug_backbones.mobilevit import (
     Bottleneck,
     OutputStride,
@@ -24,8 +23,8 @@ from segplug_backbones.mobilevit import (
     unfold,
     whole_patches,
 )
-from segplug_backbones.pretrained import Pretrained
 from segplug_backbones.squeeze import make_divisible
+from segplug_backbones.staged import StagedBackbone
 
 EXPAND_RATIO = 2
 
@@ -114,7 +113,7 @@ class MobileViTV2Block(nn.Module):
         return self.conv_proj(resize(folded, x.shape[2:]))
 
 
-class MobileViTV2(Pretrained, Backbone):
+class MobileViTV2(StagedBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 2, 4, 8, 16, 32.
 
     Odd sizes are rounded up.
@@ -161,13 +160,10 @@ class MobileViTV2(Pretrained, Backbone):
         act_cfg: Mapping[str, Any] = {"type": "SiLU"},
         pretrained: str | None = None,
     ) -> None:
-        super().__init__()
-        self.pretrained = pretrained
-        self.out_indices = check_out_indices(out_indices, 5)
         channels = widths(width_multiplier)
         layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.stem = ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)
-        self.stages = nn.ModuleList()
+        stem = ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)
+        stages: list[nn.Module] = []
         for i, (stride, dilation) in enumerate(strides_and_dilations(output_stride)):
             first, width = channels[i], channels[i + 1]
             options: dict[str, Any] = {"expand_ratio": EXPAND_RATIO, "dilation": dilation, "layers": layers}
@@ -187,17 +183,9 @@ class MobileViTV2(Pretrained, Backbone):
                     layers=layers,
                 )
                 blocks.append(transformer)
-            self.stages.append(nn.Sequential(*blocks))
-        self.channels = tuple(channels[i + 1] for i in self.out_indices)
+            stages.append(nn.Sequential(*blocks))
+        super().__init__(stem, stages, channels[1:], 2, out_indices, pretrained=pretrained)
         self.strides = tuple(min(2 ** (i + 1), output_stride) for i in self.out_indices)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x, outputs = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return tuple(outputs[i] for i in self.out_indices)
 
 
 def widths(multiplier: float) -> list[int]:

@@ -21,7 +21,15 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import LayerConfig, check_per_stage, linear_drop_path_rates
 from segplug_backbones.pretrained import Pretrained
-from segplug_backbones.topformer import MLP, ConvBN, InvertedResidual, Row, TransformerBlock, TransformerStage
+from segplug_backbones.topformer import (
+    MLP,
+    Attention,
+    ConvBN,
+    InvertedResidual,
+    Row,
+    TransformerBlock,
+    TransformerStage,
+)
 
 POSITIONS = 16
 """Positions of an axis that are learned; they are interpolated to its length."""
@@ -98,7 +106,7 @@ class AxisPositions(nn.Module):
         return x + F.interpolate(self.pos_embed, x.shape[2], mode="linear", align_corners=False)
 
 
-class SeaAttention(nn.Module):
+class SeaAttention(Attention):
     """Squeeze-enhanced axial attention, section 3.3 of the paper: (N, C, H, W) -> the same shape.
 
     Rows and columns are averaged, attend to each other along the other axis, and are spread over the map again; a
@@ -112,13 +120,8 @@ class SeaAttention(nn.Module):
     """
 
     def __init__(self, channels: int, key_dim: int, num_heads: int, norm_cfg: LayerConfig) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(channels, key_dim, num_heads, norm_cfg)
         keys, values = key_dim * num_heads, 2 * key_dim * num_heads
-        self.to_q = ConvBN(channels, keys, norm_cfg=norm_cfg)
-        self.to_k = ConvBN(channels, keys, norm_cfg=norm_cfg)
-        self.to_v = ConvBN(channels, values, norm_cfg=norm_cfg)
-        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(values, channels, norm_cfg=norm_cfg))
         self.proj_encode_row = nn.Sequential(nn.ReLU6(), ConvBN(values, values, norm_cfg=norm_cfg))
         self.pos_emb_rowq, self.pos_emb_rowk = AxisPositions(keys), AxisPositions(keys)
         self.proj_encode_column = nn.Sequential(nn.ReLU6(), ConvBN(values, values, norm_cfg=norm_cfg))

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem, suggest
-from segkernel.nn import FreezableBackbone, check_frozen_stages, check_out_indices, checkpoint_block
+from segkernel.nn import (
+    ConvModule,
+    FreezableBackbone,
+    LayerConfig,
+    check_frozen_stages,
+    check_out_indices,
+    checkpoint_block,
+)
 from segplug_backbones.pretrained import Pretrained
 
 T = TypeVar("T")
@@ -103,6 +110,30 @@ def find_arch(arch: str | Mapping[str, Any] | T, archs: Mapping[str, T]) -> T:
         return type(next(iter(archs.values())))(**arch)
     except TypeError as error:
         raise ConfigError(Problem(f"{dict(arch)}: {error}", "arch")) from error
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    norm_cfg: LayerConfig | None = None,
+    act_cfg: LayerConfig | None = None,
+) -> ConvModule:
+    """Return a convolution with bias, then a norm and an activation if there are any."""
+    return ConvModule(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=True,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+    )
 
 
 class LayerScale(nn.Module):

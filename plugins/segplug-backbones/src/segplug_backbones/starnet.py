@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.annotations import PositiveInt, Probability
-from segkernel.nn import ConvModule, DropPath, LayerConfig, linear_drop_path_rates, trunc_normal_init
-from segplug_backbones.staged import StagedArguments, StagedBackbone, find_arch
+from segkernel.nn import DropPath, LayerConfig, linear_drop_path_rates, trunc_normal_init
+from segplug_backbones.staged import StagedArguments, StagedBackbone, conv_norm, find_arch
 
 
 @dataclass(frozen=True)
@@ -103,26 +103,3 @@ class StarBlock(nn.Module):
         y = self.dwconv(x)
         y = self.act(self.f1(y)) * self.f2(y)
         return x + self.drop_path(self.dwconv2(self.g(y)))
-
-
-def conv_norm(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    norm_cfg: LayerConfig | None = None,
-) -> ConvModule:
-    """Return a convolution with bias, and the norm after it if there is one."""
-    return ConvModule(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=groups,
-        bias=True,
-        norm_cfg=norm_cfg,
-        act_cfg=None,
-    )

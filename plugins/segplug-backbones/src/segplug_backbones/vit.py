@@ -36,7 +36,19 @@ from segplug_backbones.pretrained import Pretrained
 Grid = tuple[int, int]
 
 
-class VisionTransformer(Pretrained, Backbone):
+class NumberedLayers(Backbone):
+    """A transformer whose layers are called ``layers.0``, ``layers.1``, ...: it knows how deep a parameter is."""
+
+    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
+        if stage_wise:
+            return super().layer_of(parameter, num_layers, stage_wise)
+        first, _, rest = parameter.partition(".")
+        if first == "layers":
+            return int(rest.partition(".")[0]) + 1
+        return 0 if first in ("cls_token", "mask_token", "pos_embed", "patch_embed", "ln_pre") else None
+
+
+class VisionTransformer(Pretrained, NumberedLayers):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, ~H / patch, ~W / patch).
 
     Any image size will do: the position embeddings are interpolated.
@@ -189,11 +201,6 @@ class VisionTransformer(Pretrained, Backbone):
             return interpolate_positions(self.pos_embed, self.grid, size, antialias=True)
         return resize_pos_embed(self.pos_embed, self.grid, size, self.interpolate_mode)
 
-    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
-        if stage_wise:
-            return super().layer_of(parameter, num_layers, stage_wise)
-        return transformer_layer(parameter)
-
     def _output(self, tokens: Tensor, size: Grid) -> Tensor | tuple[Tensor, Tensor]:
         feature_map = nlc_to_nchw(tokens[:, 1:] if self.with_cls_token else tokens, size)
         return (feature_map, tokens[:, 0]) if self.output_cls_token else feature_map
@@ -217,14 +224,6 @@ def patch_grid(img_size: int | Sequence[int], patch_size: int) -> Grid:
     if len(sides) != 2:
         raise ConfigError(Problem(f"{list(sides)} is not (height, width)", "img_size"))
     return sides[0] // patch_size, sides[1] // patch_size
-
-
-def transformer_layer(parameter: str) -> int | None:
-    """Return how deep a parameter of a ViT is (`Backbone.layer_of`): 0 for the embeddings, 1 for the first layer."""
-    first, _, rest = parameter.partition(".")
-    if first == "layers":
-        return int(rest.partition(".")[0]) + 1
-    return 0 if first in ("cls_token", "mask_token", "pos_embed", "patch_embed", "ln_pre") else None
 
 
 def init_weights(module: nn.Module) -> None:

@@ -34,7 +34,7 @@ from segkernel.nn import (
 from segkernel.nn.layers import LayerNorm2d
 from segplug_backbones.adapters import Adapter
 from segplug_backbones.pretrained import Pretrained
-from segplug_backbones.vit import init_weights, transformer_layer
+from segplug_backbones.vit import NumberedLayers, init_weights
 from segplug_backbones.windows import (
     Size,
     crop_to_size,
@@ -175,7 +175,7 @@ class ViTSAMBlock(nn.Module):
         return x + self.drop_path(self.ffn(self.ln2(x)))
 
 
-class ViTSAM(Pretrained, FreezableBackbone):
+class ViTSAM(Pretrained, NumberedLayers, FreezableBackbone):
     """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, all at the stride of a patch.
 
     Sizes that are not divisible by the patch size are rounded up, by padding with zeros.
@@ -298,11 +298,6 @@ class ViTSAM(Pretrained, FreezableBackbone):
         if name != "pos_embed" or value.ndim != 4:
             return None
         return resize(value.permute(0, 3, 1, 2), (shape[1], shape[2]), mode="bicubic").permute(0, 2, 3, 1)
-
-    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
-        if stage_wise:
-            return super().layer_of(parameter, num_layers, stage_wise)
-        return transformer_layer(parameter)
 
     def frozen_modules(self) -> Sequence[nn.Module]:
         return [] if self.frozen_stages < 0 else [self.patch_embed, *self.layers[: self.frozen_stages]]
